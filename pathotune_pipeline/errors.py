@@ -1,0 +1,92 @@
+"""Every error this package raises on purpose.
+
+PathotuneError
+├── UsageError (ValueError)             the call was wrong: exit code 2
+│   ├── SpecError                       a setting has no such name or no such value
+│   ├── ManifestError                   a manifest or label table cannot be used as it is
+│   └── UnknownNameError (LookupError)  no reader, encoder or head of that name
+├── SlideError                          one slide cannot be used: it fails alone, exit code 3
+│   ├── SlideNotFoundError (FileNotFoundError)
+│   ├── UnreadableSlideError            no reader can open it, or its pixels are damaged
+│   ├── TileReadError                   one region cannot be read; the slide may go on
+│   └── ScaleError (ValueError)         mpp missing, implausible, anisotropic, or too coarse for the target
+├── StoreError
+│   ├── NotCommittedError (LookupError) asked for something that is not committed
+│   └── CorruptDataError                what lies in the store is not what was committed
+├── WeightsError                        an encoder's weights are absent, gated or do not fit
+├── WorkerLostError                     the process that held the work died too often
+└── MissingExtraError (ImportError)     an optional library is needed and absent
+
+A message says what was asked, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class PathotuneError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UsageError(PathotuneError, ValueError):
+    """The call was wrong; nothing was done."""
+
+
+class SpecError(UsageError):
+    """A setting has no such name, or its value is not allowed."""
+
+
+class ManifestError(UsageError):
+    """A manifest or label table cannot be used as it is."""
+
+
+class UnknownNameError(UsageError, LookupError):
+    """No reader, encoder or head has that name."""
+
+
+class SlideError(PathotuneError):
+    """One slide cannot be used. It fails alone; the others go on."""
+
+
+class SlideNotFoundError(SlideError, FileNotFoundError):
+    """The slide's file does not exist."""
+
+
+class UnreadableSlideError(SlideError):
+    """No reader can open the slide, or its pixels are damaged."""
+
+
+class TileReadError(SlideError):
+    """One region of a slide cannot be read."""
+
+
+class ScaleError(SlideError, ValueError):
+    """The slide's physical scale is missing, implausible, anisotropic, or too coarse for what was asked."""
+
+
+class StoreError(PathotuneError):
+    """The store cannot do what was asked."""
+
+
+class NotCommittedError(StoreError, LookupError):
+    """What was asked for is not committed in this store."""
+
+
+class CorruptDataError(StoreError):
+    """What lies in the store differs from what was committed."""
+
+
+class WeightsError(PathotuneError):
+    """An encoder's weights are absent, gated, or do not fit the architecture."""
+
+
+class WorkerLostError(PathotuneError):
+    """The process that held a piece of work died too often."""
+
+
+class MissingExtraError(PathotuneError, ImportError):
+    """An optional library is needed and absent."""
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {library}, which is not installed. Install it with: pip install 'pathotune_pipeline[{extra}]'"
+        )

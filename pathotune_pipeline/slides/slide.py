@@ -1,0 +1,136 @@
+"""What a slide is: facts about it (SlideInfo), how to read it (Slide), and how it may be overridden (SlideSpec)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from pathotune_pipeline.errors import ScaleError
+from pathotune_pipeline.geometry import LevelChoice, Mpp, Size, choose_level
+from pathotune_pipeline.spec import Spec, setting
+
+PLAUSIBLE_MPP = (0.1, 10.0)
+"""um/px outside of which a slide's own claim is refused unless overridden."""
+MAX_ANISOTROPY = 0.05
+"""Largest share by which x and y mpp may differ unless overridden."""
+
+
+class SlideSpec(Spec):
+    """How slides are opened and what is believed of them."""
+
+    reader: str | None = setting(
+        None, "Reader to use: openslide, tiffslide or image; empty tries them in that order.", hashed=False
+    )
+    mpp_override: float | None = setting(
+        None, "um/px to use for every slide instead of its own claim; a manifest's mpp column goes first.", gt=0
+    )
+    allow_odd_mpp: bool = setting(
+        False, "Accept an mpp outside 0.1-10 um/px, or one that differs by over 5 % between x and y."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the pyramid.
+
+    Attributes:
+        size: in pixels of this level.
+        downsample: level-0 pixels per pixel of this level.
+    """
+
+    size: Size
+    downsample: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInfo:
+    """Facts about one slide. Holds no path, label, barcode or raw vendor tag.
+
+    Attributes:
+        vendor: the format's maker as the reader names it, e.g. "aperio", "generic-tiff", "png".
+        reader: which reader opened it.
+        levels: finest first.
+        mpp: um/px of level 0, or None where it is not known.
+        mpp_source: where the mpp came from: "openslide", "tiff-resolution", "manifest", "override", ...
+        objective_power: nominal magnification as recorded, or None.
+    """
+
+    vendor: str
+    reader: str
+    levels: tuple[Level, ...]
+    mpp: Mpp | None
+    mpp_source: str | None
+    objective_power: float | None
+
+    @property
+    def size(self) -> Size:
+        """Size of level 0 in pixels."""
+        return self.levels[0].size
+
+    def level_mpps(self) -> list[float]:
+        """um/px of each level, level 0 first.
+
+        Raises:
+            ScaleError: the slide has no mpp.
+        """
+        if self.mpp is None:
+            raise ScaleError(
+                "no mpp in its metadata. Give one in the manifest's mpp column, or --mpp-override 0.25 for all slides."
+            )
+        return [self.mpp.mean * level.downsample for level in self.levels]
+
+    def choose_level(self, target_mpp: float) -> LevelChoice:
+        """The level to read for a target scale, by the scale rule.
+
+        Raises:
+            ScaleError: no mpp, or the slide's finest level is too coarse for the target.
+        """
+        mpps = self.level_mpps()
+        choice = choose_level(mpps, target_mpp)
+        if choice is None:
+            raise ScaleError(
+                f"asked for {target_mpp:g} um/px, but its finest level has {mpps[0]:.4g} um/px: reading it would invent "
+                f"detail. Ask for --mpp {mpps[0]:.3g} or coarser."
+            )
+        return choice
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for records and `--json`."""
+        plain = asdict(self)
+        plain["levels"] = [
+            {"width": level.size.width, "height": level.size.height, "downsample": level.downsample}
+            for level in self.levels
+        ]
+        return plain
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """An open slide. Several threads may read at once.
+
+    A reader plugs in by a class with these members, registered as `name = "module:function"` under the entry point
+    group `pathotune_pipeline.readers`, where function(path) returns such an object or raises UnreadableSlideError.
+    """
+
+    @property
+    def info(self) -> SlideInfo: ...
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Pixels of one level.
+
+        Args:
+            location: top-left corner (x, y) in level-0 pixels.
+            level: pyramid level.
+            size: (width, height) in pixels of that level.
+
+        Returns:
+            uint8 [height, width, 3], RGB. Where the slide has no pixels (outside its bounds, alpha 0): white.
+
+        Raises:
+            TileReadError: the file's data cannot be decoded there. The slide stays usable for other regions.
+        """
+        ...
+
+    def close(self) -> None: ...
