@@ -1,0 +1,1 @@
+"""The same verbs as Prefect flows. The only place that imports Prefect."""

@@ -17,7 +17,13 @@ from pathotune_pipeline.registry import nearest
 
 
 def setting(
-    default: Any, help: str, *, hashed: bool = True, flag: str | None = None, aliases: tuple[str, ...] = (), **limits: Any
+    default: Any,
+    help: str,
+    *,
+    hashed: bool = True,
+    flag: str | None = None,
+    aliases: tuple[str, ...] = (),
+    **limits: Any,
 ) -> Any:
     """A field of a Spec.
 
@@ -29,7 +35,7 @@ def setting(
         aliases: further command-line names.
         limits: pydantic's `ge`, `gt`, `le`, `lt`, `min_length`, `pattern`.
     """
-    extra = {"hashed": hashed, "flag": flag, "aliases": list(aliases)}
+    extra: dict[str, Any] = {"hashed": hashed, "flag": flag, "aliases": list(aliases)}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 

@@ -91,8 +91,8 @@ class SlideInfo:
         choice = choose_level(mpps, target_mpp)
         if choice is None:
             raise ScaleError(
-                f"asked for {target_mpp:g} um/px, but its finest level has {mpps[0]:.4g} um/px: reading it would invent "
-                f"detail. Ask for --mpp {mpps[0]:.3g} or coarser."
+                f"asked for {target_mpp:g} um/px, but its finest level has {mpps[0]:.4g} um/px: reading it would "
+                f"invent detail. Ask for --mpp {mpps[0]:.3g} or coarser."
             )
         return choice
 

@@ -1,0 +1,63 @@
+"""A cross-validation as a flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+import flows.environment  # noqa: F401 - before Prefect
+from pathotune_pipeline import config
+from pathotune_pipeline.evaluation.crossval import CrossvalSpec
+from pathotune_pipeline.evaluation.study import Study, run_study
+
+
+@task(name="cross-validate", cache_policy=NO_CACHE, persist_result=False)
+def crossval_task(study: Study, spec: CrossvalSpec) -> dict[str, Any]:
+    """Cross-validate one head; its scores and notes."""
+    result, notes = run_study(study, spec)
+    return {**result.summary(), "notes": notes}
+
+
+@flow(name="crossval", persist_result=False)
+def crossval_flow(
+    store: str,
+    features: str,
+    labels: str,
+    target: str,
+    out: str,
+    overwrite: bool = False,  # noqa: FBT001, FBT002
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train a head and judge it by patient-grouped cross-validation.
+
+    Args:
+        store: the store's folder.
+        features: name of a feature set, or the beginning of one.
+        labels: the label table.
+        target: its column with the class.
+        out: the model folder to write.
+        overwrite: whether an older result there may be replaced.
+        settings: sections and settings, as in `configs/default.yaml`.
+
+    Returns:
+        Scores with intervals, and notes.
+    """
+    spec = CrossvalSpec.parse(config.check(("crossval",), settings or {})["crossval"].model_dump())
+    study = Study(Path(store), features, Path(labels), target, Path(out), overwrite)
+    summary = crossval_task(study, spec)
+    lines = [
+        f"# {spec.head} on `{features}`, target `{target}`",
+        "",
+        "| score | value | 95 % interval |",
+        "|---|---|---|",
+    ]
+    for name in ("auroc", "balanced_accuracy"):
+        score = summary[name]
+        if score["value"] is not None:
+            lines.append(f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
+    create_markdown_artifact(key="crossval-summary", markdown="\n".join(lines), description="Out-of-fold scores")
+    return summary

@@ -1,0 +1,121 @@
+"""The extraction as a flow: plan against the store, tasks for what is missing, retries, reconciliation, an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.futures import wait
+from prefect.task_runners import ThreadPoolTaskRunner
+
+import flows.environment  # noqa: F401 - before Prefect
+from flows.tasks import Batch, batches, extract_slides
+from pathotune_pipeline import config
+from pathotune_pipeline.archive.identity import Pseudonymiser
+from pathotune_pipeline.archive.manifest import Manifest, read_manifest
+from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
+from pathotune_pipeline.features.extract import ExtractResult, begin_run, end_run, plan_extract
+from pathotune_pipeline.features.outcome import Outcome
+from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.store.store import FeatureStore
+
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=16)
+MOST_ROWS = 200
+"""Slides named in an artifact; the report names them all."""
+
+
+@flow(name="extract", persist_result=False, task_runner=RUNNER)
+def extract_flow(
+    store: str,
+    slides: str | None = None,
+    manifest: str | None = None,
+    pseudonymise: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Features of every slide into the store.
+
+    Args:
+        store: the store's folder; made if it is new.
+        slides: the archive's folder.
+        manifest: a table of slides.
+        pseudonymise: file with the key by which ids are replaced.
+        settings: sections and settings, as in `configs/default.yaml`; what is not named keeps its default.
+
+    Returns:
+        features, run, counts, outcomes of every slide, and files passed over.
+    """
+    tree = config.check((*config.EXTRACTION, "execution"), settings or {})
+    key = Pseudonymiser.from_file(Path(pseudonymise)) if pseudonymise else None
+    listed = read_manifest(Path(slides) if slides else None, Path(manifest) if manifest else None)
+    listed = listed.pseudonymised(key) if key else listed
+    spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
+    execution = ExecutionSpec.parse(tree["execution"].model_dump())
+    result = run_extract(listed, spec, FeatureStore(Path(store)), execution, key)
+    create_markdown_artifact(key="extract-summary", markdown=summary(result), description="What became of every slide")
+    return {
+        "features": result.features,
+        "run": result.run_id,
+        "counts": result.counts(),
+        "outcomes": [outcome.as_dict() for outcome in result.outcomes],
+        "passed_over": result.passed_over,
+    }
+
+
+def run_extract(
+    manifest: Manifest, spec: ExtractSpec, store: FeatureStore, execution: ExecutionSpec, key: Pseudonymiser | None
+) -> ExtractResult:
+    """Plan, run tasks, reconcile; inside a flow run."""
+    logger = get_run_logger()
+    plan = plan_extract(manifest, spec, store, pseudonymiser=key)
+    log = begin_run(store, manifest, plan)
+    logger.info("%d slides: %d to do, %d in the store already", len(manifest), len(plan.jobs), len(plan.done))
+    outcomes: list[Outcome] = []
+    if plan.jobs:
+        with create_executor(execution) as executor:
+            work = batches(plan, executor, log)
+            _run_tasks(work, one_by_one=execution.executor == "serial")
+            outcomes = [outcome for batch in work for outcome in batch.outcomes.values()]
+    plan.cache.save()
+    result = end_run(store, manifest, plan, log, outcomes)
+    for outcome in result.outcomes:
+        if outcome.status == "failed":
+            logger.warning("%s failed: %s", outcome.slide_id, outcome.reason)
+    return result
+
+
+def _run_tasks(work: list[Batch], *, one_by_one: bool) -> None:
+    futures = []
+    for batch in work:
+        future = extract_slides.submit(batch)
+        futures.append(future)
+        if one_by_one:
+            future.wait()
+    wait(futures)
+
+
+def summary(result: ExtractResult) -> str:
+    """The run in Markdown: counts, then every slide that is not committed."""
+    counts = result.counts()
+    lines = [
+        f"# Extraction {result.run_id}",
+        "",
+        f"Features `{result.features}`",
+        "",
+        "| slides | committed | empty | failed | computed now | tiles |",
+        "|---|---|---|---|---|---|",
+        f"| {counts['slides']} | {counts['committed']} | {counts['empty']} | {counts['failed']} | {counts['computed']} "
+        f"| {counts['tiles']} |",
+    ]
+    rest = [outcome for outcome in result.outcomes if outcome.status != "committed"]
+    if rest:
+        lines += ["", "| slide | status | reason |", "|---|---|---|"]
+        lines += [f"| {_cell(o.slide_id)} | {o.status} | {_cell(o.reason)} |" for o in rest[:MOST_ROWS]]
+        if len(rest) > MOST_ROWS:
+            lines += ["", f"... and {len(rest) - MOST_ROWS} more; see the report."]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

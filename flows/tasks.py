@@ -1,0 +1,102 @@
+"""Tasks: a slide, or a handful of small ones; they run in the flow's process and hand work to an Executor.
+
+Prefect never sees Dask, and Dask never sees Prefect. What is done is what the store says, so a task that runs again
+does only what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
+
+import flows.environment  # noqa: F401 - before Prefect
+from pathotune_pipeline.features.extract import ExtractPlan, run_jobs
+from pathotune_pipeline.features.outcome import Outcome
+from pathotune_pipeline.features.plan import SlideJob
+
+if TYPE_CHECKING:
+    from pathotune_pipeline.execution.executor import Executor
+    from pathotune_pipeline.store.runs import RunLog
+
+RETRY_DELAYS_S = [5.0, 30.0]
+"""Back-off before a batch's second and third attempt."""
+LARGE_FILE_BYTES = 256 * 2**20
+"""A slide of this size is a task of its own."""
+SMALL_SLIDES_A_TASK = 16
+
+
+class TransientFailureError(Exception):
+    """Some slides failed for a reason that may pass; the task is to run again."""
+
+
+class Batch:
+    """Some slides' jobs, and what became of them so far. Lives in the flow's process, through every attempt."""
+
+    def __init__(self, plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor, log: RunLog) -> None:
+        self.plan, self.jobs, self.executor, self.log = plan, list(jobs), executor, log
+        self.outcomes: dict[str, Outcome] = {}
+
+    def missing(self) -> list[SlideJob]:
+        """Jobs without an outcome, and those whose failure may pass."""
+        done = {slide for slide, outcome in self.outcomes.items() if not outcome.transient}
+        return [job for job in self.jobs if job.item.slide_id not in done]
+
+    def run(self) -> list[Outcome]:
+        """Do what is missing; the outcomes whose failure may pass."""
+        for outcome in run_jobs(self.plan, self.missing(), self.executor):
+            self.outcomes[outcome.slide_id] = outcome
+            self.log.outcome(outcome.as_dict())
+        return [outcome for outcome in self.outcomes.values() if outcome.transient]
+
+
+def batches(plan: ExtractPlan, executor: Executor, log: RunLog) -> list[Batch]:
+    """Cut the plan's jobs into tasks: each large slide alone, small ones together."""
+    found: list[list[SlideJob]] = []
+    small: list[SlideJob] = []
+    for job in plan.jobs:
+        try:
+            large = job.item.path.stat().st_size >= LARGE_FILE_BYTES
+        except OSError:
+            large = False
+        if large:
+            found.append([job])
+        else:
+            small.append(job)
+    # Enough tasks that every worker has one, and few enough that Prefect's cost per task does not show.
+    size = max(1, min(SMALL_SLIDES_A_TASK, -(-len(small) // (2 * executor.workers))))
+    found += [small[start : start + size] for start in range(0, len(small), size)]
+    return [Batch(plan, jobs, executor, log) for jobs in found]
+
+
+@task(
+    name="extract-slides",
+    retries=len(RETRY_DELAYS_S),
+    retry_delay_seconds=RETRY_DELAYS_S,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def extract_slides(batch: Batch) -> int:
+    """Extract one batch; how many slides have an outcome.
+
+    Raises:
+        TransientFailureError: some failed for a reason that may pass, and attempts are left.
+    """
+    transient = batch.run()
+    attempts = int(task_run.run_count or 1)
+    if transient and attempts <= len(RETRY_DELAYS_S):
+        raise TransientFailureError(
+            f"{len(transient)} of {len(batch.jobs)} slides failed for a reason that may pass, first: {transient[0].reason}"
+        )
+    return len(batch.outcomes)
+
+
+@task(name="write-report", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
+def write_report_task(store: str, models: Sequence[str], out: str, features: str) -> str:
+    """Write the report of a store; its path."""
+    from pathotune_pipeline.reports.report import write_report
+
+    return str(write_report(store, out, models=list(models), features=features))

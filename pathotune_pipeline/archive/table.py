@@ -1,0 +1,106 @@
+"""Tables as labs write them: CSV from any tool, Excel's included, every cell kept as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathotune_pipeline.errors import ManifestError
+from pathotune_pipeline.registry import nearest
+
+DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        columns: names from the header, white space stripped.
+        rows: one mapping a line; an empty cell is "".
+        name: the file's name, for messages.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str], ...]
+    name: str
+
+    def column(self, wanted: str) -> str:
+        """The column's exact name, matched without regard to case.
+
+        Raises:
+            ManifestError: there is none; the nearest is offered.
+        """
+        for name in self.columns:
+            if name.lower() == wanted.lower():
+                return name
+        raise ManifestError(
+            f"{self.name}: there is no column {wanted!r}.{nearest(wanted, self.columns)} "
+            f"Columns found: {', '.join(self.columns)}."
+        )
+
+    def first_of(self, names: Sequence[str]) -> str | None:
+        """The first of these columns that the table has, matched without regard to case."""
+        by_lower = {name.lower(): name for name in reversed(self.columns)}
+        return next((by_lower[name.lower()] for name in names if name.lower() in by_lower), None)
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV: UTF-8 (with or without BOM), UTF-16 or Windows-1252; comma, semicolon, tab or bar.
+
+    Raises:
+        ManifestError: the file is absent, empty, has a repeated column, or a row of another length.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"Cannot read the table {path}: {error.strerror or error}. Check the path.") from None
+    lines = _decode(raw).splitlines()
+    body = [line for line in lines if line.strip()]
+    if not body:
+        raise ManifestError(f"{path.name}: the table is empty. It needs a header line and one line a slide.")
+    delimiter = max(DELIMITERS, key=lambda mark: _fields(body[0], mark))
+    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
+    header: tuple[str, ...] = ()
+    rows: list[dict[str, str]] = []
+    for cells in reader:
+        stripped = [cell.strip() for cell in cells]
+        if not any(stripped):
+            continue
+        if not header:
+            header = _header(stripped, path.name)
+            continue
+        extra = [cell for cell in stripped[len(header) :] if cell]
+        if extra:
+            raise ManifestError(
+                f"{path.name}: line {reader.line_num} has {len(stripped)} cells, the header {len(header)}. "
+                "Quote cells that hold the separator."
+            )
+        padded = stripped[: len(header)] + [""] * (len(header) - len(stripped))
+        rows.append(dict(zip(header, padded, strict=True)))
+    return Table(columns=header, rows=tuple(rows), name=path.name)
+
+
+def _fields(line: str, delimiter: str) -> int:
+    return len(next(csv.reader([line], delimiter=delimiter)))
+
+
+def _header(cells: list[str], name: str) -> tuple[str, ...]:
+    while cells and not cells[-1]:
+        cells = cells[:-1]
+    repeated = {cell for cell in cells if cells.count(cell) > 1}
+    if repeated:
+        raise ManifestError(f"{name}: the column {sorted(repeated)[0]!r} stands twice in the header. Rename one.")
+    return tuple(cells)
+
+
+def _decode(raw: bytes) -> str:
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")

@@ -1,0 +1,148 @@
+"""Bag: one slide's features; BagBatch: several of them end to end, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathotune_pipeline.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bag:
+    """The features of one slide.
+
+    Attributes:
+        features: [N, D] float16 or float32, tiles in raster order (TransMIL's result depends on the order).
+        coords: [N, 2] int64, (x, y) of each tile's upper left corner in level-0 px.
+        bag_id: the slide's id.
+        group: the patient. All bags of a group stay on one side of every split.
+        target: class name or class index; None where it is not known.
+
+    Raises:
+        UsageError: the shapes do not fit each other.
+    """
+
+    features: np.ndarray | Tensor
+    coords: np.ndarray | Tensor
+    bag_id: str
+    group: str
+    target: str | int | None = None
+
+    def __post_init__(self) -> None:
+        shape, places = tuple(self.features.shape), tuple(self.coords.shape)
+        if len(shape) != 2 or places != (shape[0], 2):
+            raise UsageError(
+                f"bag {self.bag_id}: features are {shape} and coords {places}; they must be [N, D] and [N, 2]."
+            )
+
+    def __len__(self) -> int:
+        return int(self.features.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Numbers in one tile's feature."""
+        return int(self.features.shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BagBatch:
+    """Bags laid end to end.
+
+    Attributes:
+        features: [sum of N, D] float.
+        offsets: [B + 1] int64; bag b holds rows offsets[b] to offsets[b + 1].
+        coords: [sum of N, 2] int64, or None.
+        targets: [B] int64 class indices, or None.
+        bag_ids: B ids, or empty.
+    """
+
+    features: Tensor
+    offsets: Tensor
+    coords: Tensor | None = None
+    targets: Tensor | None = None
+    bag_ids: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, *features: Tensor) -> Self:
+        """A batch of bare feature tensors, each [N_b, D]."""
+        return cls(torch.cat(features), _offsets([len(each) for each in features]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Each bag's features, [N_b, D]."""
+        return iter(self.split(self.features))
+
+    @property
+    def lengths(self) -> Tensor:
+        """Instances of each bag, [B] int64."""
+        return self.offsets.diff()
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Cut a tensor with one row per instance, [sum of N, ...], into one view per bag."""
+        return values.split(self.lengths.tolist())
+
+    def segments(self) -> Tensor:
+        """The bag that each instance belongs to, [sum of N] int64."""
+        return torch.repeat_interleave(self.lengths)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on that device."""
+        return replace(
+            self,
+            features=self.features.to(device),
+            offsets=self.offsets.to(device),
+            coords=None if self.coords is None else self.coords.to(device),
+            targets=None if self.targets is None else self.targets.to(device),
+        )
+
+
+def collate(bags: Sequence[Bag], *, targets: Sequence[int] | None = None) -> BagBatch:
+    """Lay bags end to end as float32; float64 tensors stay float64.
+
+    Args:
+        bags: at least one, all of one feature dimension.
+        targets: class index of each bag. Without it, the bags' own targets where all of them are indices.
+
+    Raises:
+        UsageError: there are no bags, one is empty, or dimensions differ.
+    """
+    if not bags:
+        raise UsageError("A batch needs at least one bag; none was given.")
+    for bag in bags:
+        if len(bag) == 0:
+            raise UsageError(f"bag {bag.bag_id} has no tiles. Leave it out, or look at its tissue mask.")
+        if bag.dim != bags[0].dim:
+            raise UsageError(
+                f"bag {bag.bag_id} has {bag.dim}-d features and bag {bags[0].bag_id} {bags[0].dim}-d ones. "
+                "Take all bags from one feature set."
+            )
+    if targets is None and all(isinstance(bag.target, int | np.integer) for bag in bags):
+        targets = [int(bag.target) for bag in bags if bag.target is not None]
+    return BagBatch(
+        features=torch.cat([as_floats(bag.features) for bag in bags]),
+        offsets=_offsets([len(bag) for bag in bags]),
+        coords=torch.cat([torch.as_tensor(bag.coords, dtype=torch.int64) for bag in bags]),
+        targets=None if targets is None else torch.tensor(list(targets), dtype=torch.int64),
+        bag_ids=tuple(bag.bag_id for bag in bags),
+    )
+
+
+def as_floats(values: np.ndarray | Tensor) -> Tensor:
+    """float32 (float64 where it already is), whatever the kind of array; read-only ones are copied."""
+    if isinstance(values, np.ndarray):
+        kind = np.float64 if values.dtype == np.float64 else np.float32
+        array = np.asarray(values, dtype=kind)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _offsets(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)

@@ -1,0 +1,159 @@
+"""Patient-grouped, stratified folds. A patient is never on two sides of a split, and that is checked, not hoped."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from pathotune_pipeline.errors import ManifestError, PathotuneError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One cut of the bags into three parts.
+
+    Attributes:
+        index: from 0.
+        train: ids to learn from, sorted.
+        val: ids to choose the epoch with, sorted.
+        test: ids to be judged on, sorted.
+    """
+
+    index: int
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The ids of each part by its name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def patient_folds(
+    labels: Mapping[str, str],
+    groups: Mapping[str, str],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    val_share: float = 0.2,
+) -> list[Fold]:
+    """Cut bags into folds by patient, with about the same classes in each.
+
+    Test parts come from scikit-learn's StratifiedGroupKFold. From the rest, `val_share` of the patients of each
+    class (at least one where there are two) go to the validation part. The order of the input does not matter.
+
+    Args:
+        labels: bag id -> class.
+        groups: bag id -> patient.
+        folds: how many; every bag is in exactly one test part.
+        seed: of both shuffles.
+        val_share: share of the non-test patients, above 0 and below 1.
+
+    Raises:
+        UsageError: folds or val_share make no sense, or a bag has no patient.
+        ManifestError: a class has too few patients.
+    """
+    if folds < 2 or not 0 < val_share < 1:
+        raise UsageError(f"folds={folds}, val_share={val_share}: folds must be at least 2, val_share between 0 and 1.")
+    ids = sorted(labels)
+    homeless = [bag for bag in ids if bag not in groups]
+    if homeless:
+        raise UsageError(f"bag {homeless[0]} has no patient ({len(homeless)} such bags). Give each bag a group.")
+    _check_counts(labels, groups, folds)
+
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    y, patients = np.array([labels[bag] for bag in ids]), np.array([groups[bag] for bag in ids])
+    cutter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    made = []
+    for index, (rest, test) in enumerate(cutter.split(np.zeros(len(ids)), y, patients)):
+        remaining = [ids[i] for i in rest]
+        val = _validation_patients(remaining, labels, groups, rng=np.random.default_rng([seed, index]), share=val_share)
+        fold = Fold(
+            index,
+            train=tuple(bag for bag in remaining if groups[bag] not in val),
+            val=tuple(bag for bag in remaining if groups[bag] in val),
+            test=tuple(ids[i] for i in test),
+        )
+        check_disjoint(fold.parts(), groups)
+        _check_learnable(fold, labels)
+        made.append(fold)
+    return made
+
+
+def check_disjoint(parts: Mapping[str, Sequence[str]], groups: Mapping[str, str]) -> None:
+    """Make sure that no patient is in two parts.
+
+    Args:
+        parts: part's name -> bag ids.
+        groups: bag id -> patient.
+
+    Raises:
+        PathotuneError: a patient, or a bag, is in two parts; the message names one.
+    """
+    patients = {name: {groups[bag] for bag in bags} for name, bags in parts.items()}
+    for (one, left), (other, right) in combinations(patients.items(), 2):
+        shared = sorted(left & right)
+        if shared:
+            raise PathotuneError(
+                f"Leakage: patient {shared[0]!r} is in both {one} and {other} ({len(shared)} such patients). "
+                "Split by patient."
+            )
+
+
+def patient_labels(labels: Mapping[str, str], groups: Mapping[str, str]) -> dict[str, str]:
+    """One class for each patient: the most frequent among the patient's bags, the first by name among equals."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for bag, label in labels.items():
+        found[groups[bag]][label] += 1
+    return {who: min(count, key=lambda name: (-count[name], name)) for who, count in sorted(found.items())}
+
+
+def _check_counts(labels: Mapping[str, str], groups: Mapping[str, str], folds: int) -> None:
+    patients: dict[str, set[str]] = defaultdict(set)
+    for bag, label in labels.items():
+        patients[label].add(groups[bag])
+    if len(patients) < 2:
+        raise ManifestError(f"Stratified folds need two classes; found {sorted(patients)}. Look at the target column.")
+    for label, who in sorted(patients.items()):
+        if len(who) < max(folds, 3):
+            counts = ", ".join(f"{name}: {len(each)}" for name, each in sorted(patients.items()))
+            raise ManifestError(
+                f"{folds} folds were asked for, and class {label!r} has {len(who)} patients ({counts}). Each fold "
+                f"needs one, and training and validation too: {_advice(len(who))}"
+            )
+
+
+def _advice(patients: int) -> str:
+    if patients >= 3:
+        return f"ask for {patients} folds or fewer, or add patients of that class."
+    return "add patients of that class (3 or more), or leave the class out."
+
+
+def _validation_patients(
+    bags: Sequence[str],
+    labels: Mapping[str, str],
+    groups: Mapping[str, str],
+    *,
+    rng: np.random.Generator,
+    share: float,
+) -> set[str]:
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for patient, label in patient_labels({bag: labels[bag] for bag in bags}, groups).items():
+        by_class[label].append(patient)
+    chosen: set[str] = set()
+    for _, patients in sorted(by_class.items()):
+        wanted = min(max(round(share * len(patients)), 1), len(patients) - 1)
+        chosen.update(patients[i] for i in rng.permutation(len(patients))[:wanted])
+    return chosen
+
+
+def _check_learnable(fold: Fold, labels: Mapping[str, str]) -> None:
+    missing = sorted(set(labels.values()) - {labels[bag] for bag in fold.train})
+    if missing or not fold.val:
+        what = f"no bag of class {missing[0]!r} to train with" if missing else "no bag to validate with"
+        raise ManifestError(f"Fold {fold.index} has {what}. Ask for fewer folds, or add patients of the rare class.")

@@ -1,0 +1,79 @@
+"""Train a head on a store's features and judge it by patient-grouped, stratified cross-validation.
+
+Example:
+  pathotune crossval --store store/ --features stain-texture --labels labels.csv --target class --head abmil --out model/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pathotune_pipeline import config
+from pathotune_pipeline.cli.flags import add_settings, given
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a study."""
+    where = parser.add_argument_group("where")
+    where.add_argument("--store", type=Path, required=True, metavar="STORE", help="the store's folder")
+    where.add_argument("--features", required=True, metavar="NAME", help="a feature set, or the beginning of its name")
+    where.add_argument("--labels", type=Path, required=True, metavar="CSV", help="table of slides, patients and labels")
+    where.add_argument("--target", required=True, metavar="COLUMN", help="the table's column that holds the class")
+    where.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for scores, predictions and models"
+    )
+    where.add_argument("--overwrite", action="store_true", help="replace an older result in --out")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_study(parser)
+    add_settings(parser, ("crossval",))
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+
+
+def study_of(arguments: argparse.Namespace) -> Any:
+    from pathotune_pipeline.evaluation.study import Study
+
+    return Study(
+        arguments.store, arguments.features, arguments.labels, arguments.target, arguments.out, arguments.overwrite
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pathotune_pipeline.evaluation.crossval import CrossvalSpec
+    from pathotune_pipeline.evaluation.study import run_study
+
+    settings = config.load(("crossval",), arguments.config, arguments.assignments, given(arguments))
+    spec = CrossvalSpec.parse(settings["crossval"].model_dump())
+    bar = tqdm(desc=spec.head, unit="fit", disable=True if arguments.json else None, file=sys.stderr)
+
+    def on_progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with bar:
+        result, notes = run_study(study_of(arguments), spec, on_progress=on_progress)
+    tell(result.summary(), notes, arguments.out, as_json=arguments.json)
+    return 0
+
+
+def tell(summary: dict[str, Any], notes: list[str], out: Path, *, as_json: bool) -> None:
+    """Print the scores."""
+    if as_json:
+        print(json.dumps({**summary, "notes": notes, "out": str(out)}))
+        return
+    for name in ("auroc", "balanced_accuracy"):
+        score = summary[name]
+        value = (
+            "undefined" if score["value"] is None else f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        )
+        print(f"{name:<18} {value}")
+    for note in notes:
+        print(f"note: {note}")
+    print(f"written to {out}")

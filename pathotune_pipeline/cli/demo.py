@@ -1,0 +1,106 @@
+"""Synthetic slides to a report: draws an archive of two classes, extracts it with the flow, trains heads, writes a page.
+
+Every command it runs is printed, so that it can be run again by hand on real slides.
+
+Example:
+  pathotune demo --out demo-out/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+HEADS = (
+    ("mean", ("--seeds", "3")),
+    ("abmil", ("--seeds", "3")),
+    ("transmil", ("--seeds", "1")),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="where everything goes [demo-out]"
+    )
+    parser.add_argument("--patients", type=int, default=40, metavar="N", help="cases to draw, at least 24 [40]")
+    parser.add_argument(
+        "--size-px", type=int, default=4096, metavar="N", help="side of a slide in pixels, at least 2048 [4096]"
+    )
+    parser.add_argument("--fresh", action="store_true", help="delete what an earlier demo left in --out first")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pathotune_pipeline.errors import UsageError
+
+    if arguments.patients < 24 or arguments.size_px < 2048:
+        raise UsageError("The demo needs --patients of at least 24 and --size-px of at least 2048 to show anything.")
+    out = arguments.out.absolute()
+    if arguments.fresh and (out / "archive").is_dir():
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_HOME", str(out / "prefect"))
+    began = time.perf_counter()
+    _draw(out / "archive", arguments.patients, arguments.size_px)
+    code = _run_all(out)
+    if code == 0:
+        print(f"\ndone in {time.perf_counter() - began:.0f} s. Open {out / 'report' / 'report.html'}")
+    return code
+
+
+def _draw(archive: Path, patients: int, size_px: int) -> None:
+    from pathotune_pipeline.execution.executor import usable_cores
+    from pathotune_pipeline.testing.slides import make_archive
+
+    wanted = {"patients": patients, "size_px": size_px}
+    marker = archive.parent / "archive.json"
+    if marker.is_file() and json.loads(marker.read_text()) == wanted:
+        print(f"the archive is there already: {archive}")
+        return
+    shutil.rmtree(archive, ignore_errors=True)
+    print(f"drawing an archive of {patients} patients into {archive} ...", flush=True)
+    truth = make_archive(archive, patients=patients, size_px=(size_px, size_px), seed=0, workers=min(8, usable_cores()))
+    marker.write_text(json.dumps(wanted))
+    positive = sum(name == "positive" for name in truth.classes.values())
+    print(f"drew {len(truth.slides)} slides, {positive} of them positive")
+
+
+def _run_all(out: Path) -> int:
+    archive, store, labels = out / "archive", out / "store", out / "archive" / "labels.csv"
+    code = _pathotune("flow", "run", "extract", "--slides", archive, "--store", store, "--encoder", "stain-texture")
+    if code:
+        return code
+    models: list[str | Path] = []
+    for head, more in HEADS:
+        model = out / f"model-{head}"
+        code = _pathotune(
+            "flow", "run", "crossval", "--store", store, "--features", "stain-texture", "--labels", labels,
+            "--target", "class", "--head", head, *more, "--out", model, "--overwrite",
+        )  # fmt: skip
+        if code:
+            return code
+        models += ["--model", model]
+        _say_whether_attention_finds_it(store, model, archive / "truth.json")
+    return _pathotune("report", "--store", store, *models, "--out", out / "report")
+
+
+def _pathotune(*command: str | Path) -> int:
+    from pathotune_pipeline.cli.main import main
+
+    words = [str(word) for word in command]
+    print(f"\n$ pathotune {shlex.join(words)}", flush=True)
+    return main(words)
+
+
+def _say_whether_attention_finds_it(store: Path, model: Path, truth: Path) -> None:
+    from pathotune_pipeline.testing.planted import planted_auroc
+
+    score = planted_auroc(store, model, truth)
+    if score is not None:
+        print(
+            f"attention on planted tiles, AUROC over tiles: mean {score.mean:.3f} over {score.slides} positive slides"
+        )

@@ -1,0 +1,129 @@
+"""Slides to features in a store. What is there already is not done again.
+
+Example:
+  pathotune extract --slides archive/ --store store/ --encoder stain-texture --mpp 0.5 --tile-px 256
+  pathotune extract --slides archive/ --manifest slides.csv --store store/ --encoder hf-hub:MahmoodLab/UNI --mag 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pathotune_pipeline import config
+from pathotune_pipeline.archive.identity import Pseudonymiser
+from pathotune_pipeline.archive.manifest import Manifest, read_manifest
+from pathotune_pipeline.cli.flags import add_settings, given
+from pathotune_pipeline.features.outcome import Outcome
+from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.spec import Spec
+
+EXTRACT_SECTIONS = (*config.EXTRACTION, "execution")
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where slides come from and features go to."""
+    where = parser.add_argument_group("where")
+    where.add_argument("--slides", type=Path, metavar="DIR", help="the archive's folder; searched with its folders")
+    where.add_argument(
+        "--manifest", type=Path, metavar="CSV", help="table with a path column; slide_id, case_id, mpp where known"
+    )
+    where.add_argument(
+        "--store", type=Path, metavar="STORE", required=True, help="the store's folder; made if it is new"
+    )
+    where.add_argument(
+        "--pseudonymise", type=Path, metavar="KEYFILE", help="replace slide and case ids by keyed hashes"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    add_settings(parser, EXTRACT_SECTIONS)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+
+
+def source(arguments: argparse.Namespace) -> tuple[Manifest, Pseudonymiser | None]:
+    """The manifest that the flags name, pseudonymised where asked, and the pseudonymiser.
+
+    Raises:
+        UsageError: the folder, table or key cannot be used.
+    """
+    pseudonymiser = Pseudonymiser.from_file(arguments.pseudonymise) if arguments.pseudonymise else None
+    manifest = read_manifest(arguments.slides, arguments.manifest)
+    return (manifest.pseudonymised(pseudonymiser) if pseudonymiser else manifest), pseudonymiser
+
+
+def extract_spec(settings: dict[str, Spec]) -> ExtractSpec:
+    """The extraction's part of the settings."""
+    return ExtractSpec.parse({name: settings[name].model_dump() for name in config.EXTRACTION})
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
+    from pathotune_pipeline.features.extract import ExtractPlan, extract
+    from pathotune_pipeline.features.plan import deviations
+    from pathotune_pipeline.store.store import FeatureStore
+
+    settings = config.load(EXTRACT_SECTIONS, arguments.config, arguments.assignments, given(arguments))
+    spec, execution = extract_spec(settings), settings["execution"]
+    assert isinstance(execution, ExecutionSpec)
+    manifest, pseudonymiser = source(arguments)
+    bar = tqdm(desc="slides", unit="slide", disable=None if not arguments.json else True, file=sys.stderr)
+
+    def on_plan(plan: ExtractPlan) -> None:
+        bar.reset(total=len(plan.jobs))
+        for sentence in deviations(plan.recipe):
+            bar.write(f"note: {sentence}", file=sys.stderr)
+
+    def on_outcome(outcome: Outcome) -> None:
+        bar.update()
+        if outcome.status == "failed":
+            bar.write(f"failed: {outcome.slide_id}: {outcome.reason}", file=sys.stderr)
+
+    with bar, create_executor(execution) as executor:
+        result = extract(
+            manifest, spec, FeatureStore(arguments.store), executor,
+            pseudonymiser=pseudonymiser, on_plan=on_plan, on_outcome=on_outcome,
+        )  # fmt: skip
+    return tell(result, as_json=arguments.json)
+
+
+def tell(result: Any, *, as_json: bool) -> int:
+    """Print what an extraction made; the exit code."""
+    from pathotune_pipeline.cli.main import OK, SOME_FAILED
+
+    counts = result.counts()
+    if as_json:
+        outcomes = [outcome.as_dict() for outcome in result.outcomes]
+        print(json.dumps({"features": result.features, "run": result.run_id, "counts": counts, "outcomes": outcomes,
+                          "passed_over": result.passed_over}))  # fmt: skip
+    else:
+        _print_summary(result, counts)
+    return SOME_FAILED if counts["failed"] else OK
+
+
+def _print_summary(result: Any, counts: dict[str, int]) -> None:
+    print(f"features  {result.features}")
+    print(
+        f"slides    {counts['slides']}: {counts['committed']} committed, {counts['empty']} empty, {counts['failed']} failed; "
+        f"{counts['tiles']} tiles"
+    )
+    if counts["computed"] == 0 and counts["failed"] == 0:
+        print("work      none: everything asked for is in the store already")
+    else:
+        print(f"work      {counts['computed']} slides computed, run {result.run_id}")
+    for outcome in result.outcomes:
+        if outcome.status != "committed":
+            print(f"{outcome.status:<9} {outcome.slide_id}: {outcome.reason}")
+    if result.passed_over:
+        print(f"passed over {len(result.passed_over)} files that are no slides: " + _first_names(result.passed_over))
+
+
+def _first_names(pairs: list[tuple[str, str]], most: int = 5) -> str:
+    shown = ", ".join(name for name, _ in pairs[:most])
+    return shown + (", ..." if len(pairs) > most else "")

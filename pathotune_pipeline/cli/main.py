@@ -1,0 +1,104 @@
+"""`pathotune`: verbs, exit codes, and one clear line for what went wrong.
+
+Exit codes: 0 all well; 3 some slides failed, each named with its reason; 2 the call was wrong; 1 the unexpected.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NoReturn
+
+from pathotune_pipeline.cli.flags import Parser
+from pathotune_pipeline.errors import PathotuneError, UsageError, WeightsError
+from pathotune_pipeline.version import VERSION
+
+OK, UNEXPECTED, WRONG_CALL, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One command: its one-line help, and the module with `add_arguments(parser)` and `run(arguments) -> int`."""
+
+    help: str
+    module: str
+
+
+VERBS = {
+    "extract": Verb("slides to features in a store", "pathotune_pipeline.cli.extract"),
+    "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
+    "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
+    "status": Verb("what a store holds and how its last runs went", "pathotune_pipeline.cli.status"),
+    "info": Verb("facts about slides: vendor, size, levels, mpp", "pathotune_pipeline.cli.info"),
+    "doctor": Verb("whether this machine has what is needed", "pathotune_pipeline.cli.doctor"),
+    "flow": Verb("the same work as Prefect flows", "pathotune_pipeline.cli.flow"),
+    "config": Verb("every setting as YAML", "pathotune_pipeline.cli.settings"),
+    "pseudonyms": Verb("the pseudonyms of an archive's slides, for label tables", "pathotune_pipeline.cli.pseudonyms"),
+    "demo": Verb("synthetic slides to a report, in minutes", "pathotune_pipeline.cli.demo"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except UsageError as error:
+        return _say(str(error), WRONG_CALL)
+    except WeightsError as error:
+        return _say(str(error), WRONG_CALL)
+    except PathotuneError as error:
+        return _say(str(error), UNEXPECTED)
+    except KeyboardInterrupt:
+        return _say("interrupted. What is committed stays; the same command goes on from there.", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - what is left to print has no reader
+        return OK
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return OK if arguments else WRONG_CALL
+    if arguments[0] in ("-V", "--version"):
+        print(f"pathotune {VERSION}")
+        return OK
+    name = arguments[0]
+    if name not in VERBS:
+        _unknown(name)
+    module = import_module(VERBS[name].module)
+    parser = Parser(prog=f"pathotune {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(arguments[1:])))
+
+
+def _unknown(name: str) -> NoReturn:
+    from pathotune_pipeline.registry import nearest
+
+    raise UsageError(f"there is no command {name!r}.{nearest(name, VERBS)} Commands: {', '.join(VERBS)}.")
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"pathotune: {' '.join(message.split())}\n")
+    return code
+
+
+def overview() -> str:
+    """The page that `pathotune --help` prints."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items())
+    return (
+        "usage: pathotune COMMAND [options]\n\n"
+        "From an archive of whole-slide images to trained slide-level models.\n\n"
+        f"commands:\n{verbs}\n\n"
+        "example:\n"
+        "  pathotune extract  --slides archive/ --store store/ --encoder stain-texture --mpp 0.5\n"
+        "  pathotune crossval --store store/ --features stain-texture --labels labels.csv --target class \\\n"
+        "                     --head abmil --out model/\n"
+        "  pathotune report   --store store/ --model model/ --out report/\n\n"
+        "Each command has --help with an example. Exit codes: 0 all well; 3 some slides failed; 2 the call was wrong; "
+        "1 the unexpected."
+    )

@@ -1,0 +1,64 @@
+"""A checkpoint as data: where it comes from, what it eats, what it gives."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pathotune_pipeline.spec import Spec, setting
+
+Precision = Literal["fp32", "bf16"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class EncoderSpec(Spec):
+    """Which encoder, in which precision, and how it is run."""
+
+    name: str = setting(
+        "stain-texture",
+        "Encoder: stain-texture, timm:NAME, hf-hub:ORG/NAME, or local:PATH.",
+        flag="--encoder",
+        aliases=("--patch-encoder",),
+    )
+    precision: Precision = setting("fp32", "Arithmetic: fp32 or bf16.")
+    batch_size: int = setting(
+        32, "Tiles per batch; every batch has this shape, the last one is padded.", hashed=False, ge=1, le=4096
+    )
+    device: str = setting("auto", "Where the encoder runs: auto, cpu, cuda, cuda:1, mps.", hashed=False)
+
+
+class EncoderCard(Spec):
+    """Facts about one encoder.
+
+    Attributes:
+        name: as the user asked for it.
+        source: "built-in", "timm", "hf-hub" or "local".
+        architecture: timm's name of the network, or the built-in's.
+        dim: length D of a feature vector.
+        input_px: side of the square the network sees.
+        tile_px: recommended side of a tile, resized to `input_px` where they differ.
+        mpp: recommended um/px.
+        mean, std: of RGB in 0-1, subtracted and divided by; None where the encoder takes raw bytes.
+        interpolation: how a tile of another size is resized: "bicubic" or "bilinear".
+        licence: of the weights, as far as the source says.
+        weights_sha256: of the loaded parameters (see `checkpoint.state_sha256`); None without weights.
+        revision: of a built-in algorithm.
+    """
+
+    name: str
+    source: Literal["built-in", "timm", "hf-hub", "local"]
+    architecture: str
+    dim: int
+    input_px: int | None = None
+    tile_px: int = 224
+    mpp: float = 0.5
+    mean: tuple[float, float, float] | None = IMAGENET_MEAN
+    std: tuple[float, float, float] | None = IMAGENET_STD
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    licence: str | None = None
+    weights_sha256: str | None = None
+    revision: int = 1
+
+    def recipe(self) -> dict[str, Any]:
+        """What of the card decides the features: everything but names, recommendations and licence."""
+        return self.model_dump(mode="json", exclude={"name", "source", "tile_px", "mpp", "licence"})

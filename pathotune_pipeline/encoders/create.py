@@ -1,0 +1,64 @@
+"""A name to a working encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
+from pathotune_pipeline.encoders.encoder import Encoder
+from pathotune_pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Builder = Callable[[EncoderSpec], "tuple[nn.Module, EncoderCard]"]
+
+ENCODERS: Registry[Builder] = Registry(
+    "encoder",
+    "pathotune_pipeline.encoders",
+    {
+        "stain-texture": "pathotune_pipeline.encoders.create:stain_texture_encoder",
+        "timm": "pathotune_pipeline.encoders.timm:timm_encoder",
+        "hf-hub": "pathotune_pipeline.encoders.timm:hub_encoder",
+        "local": "pathotune_pipeline.encoders.timm:local_encoder",
+    },
+)
+
+
+def stain_texture_encoder(spec: EncoderSpec) -> tuple[nn.Module, EncoderCard]:
+    """`stain-texture`: hand-made features without weights, the embedded default and the honest baseline."""
+    from pathotune_pipeline.encoders import stain_texture
+
+    card = EncoderCard(
+        name=spec.name,
+        source="built-in",
+        architecture="stain-texture",
+        dim=stain_texture.DIM,
+        tile_px=256,
+        mpp=0.5,
+        mean=None,
+        std=None,
+        licence="Apache-2.0",
+        revision=stain_texture.REVISION,
+    )
+    return stain_texture.StainTexture(), card
+
+
+def create_encoder(spec: EncoderSpec, *, device: torch.device | str = "cpu") -> Encoder:
+    """Build the encoder a Spec names.
+
+    Args:
+        spec: name, precision, batch size. The part of the name before ":" picks the builder.
+        device: where it runs; `spec.device` is the caller's to resolve.
+
+    Raises:
+        UnknownNameError: no encoder of that name.
+        WeightsError: its weights are absent, gated, or do not fit.
+    """
+    import torch
+
+    builder = ENCODERS.get(spec.name.partition(":")[0])
+    module, card = builder(spec)
+    return Encoder(module, card, spec, torch.device(device))

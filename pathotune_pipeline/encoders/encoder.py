@@ -1,0 +1,87 @@
+"""An encoder at work: uint8 tiles in, feature vectors out, always in one padded batch shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
+from pathotune_pipeline.provenance import fingerprint
+
+REVISION = 1
+"""Raised when what lies around the network (resizing, normalising, pooling) changes its results."""
+
+
+class Encoder:
+    """A network with its card on a device.
+
+    Every batch has `spec.batch_size` tiles; a shorter one is padded with zeros. With a fixed shape, and one
+    intra-operation thread on a CPU, a tile's features do not depend on the other tiles of its batch.
+    """
+
+    def __init__(self, module: nn.Module, card: EncoderCard, spec: EncoderSpec, device: torch.device) -> None:
+        self.card = card
+        self.spec = spec
+        self.device = device
+        self.dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+        module = module.eval().requires_grad_(False).to(device)
+        self._takes_bytes = card.mean is None
+        self.module = module if self._takes_bytes else module.to(self.dtype)
+        if card.mean is not None and card.std is not None:
+            shape = (1, 3, 1, 1)
+            self._mean = torch.tensor(card.mean, device=device).reshape(shape) * 255.0
+            self._std = torch.tensor(card.std, device=device).reshape(shape) * 255.0
+
+    @property
+    def batch_size(self) -> int:
+        return self.spec.batch_size
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the features: card, weights and precision."""
+        recipe: dict[str, Any] = {"revision": REVISION, "card": self.card.recipe()}
+        if self.spec.precision != "fp32":
+            recipe["precision"] = self.spec.precision
+        return recipe
+
+    def fingerprint(self) -> str:
+        return fingerprint("encoder", REVISION, self.recipe())
+
+    def encode(self, tiles: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Feature vectors of tiles.
+
+        Args:
+            tiles: uint8 [B, H, W, 3], RGB, square, B at most the batch size.
+
+        Returns:
+            float32 [B, D] on the encoder's device.
+
+        Raises:
+            ValueError: another dtype or shape, or too many tiles.
+        """
+        batch = torch.as_tensor(tiles)
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3 or batch.shape[1] != batch.shape[2]:
+            raise ValueError(f"tiles must be uint8 [B, P, P, 3]; found {batch.dtype} {tuple(batch.shape)}.")
+        count = batch.shape[0]
+        if count > self.batch_size:
+            raise ValueError(f"at most {self.batch_size} tiles a batch; found {count}. Raise --batch-size or split.")
+        if count < self.batch_size:
+            padding = torch.zeros((self.batch_size - count, *batch.shape[1:]), dtype=torch.uint8, device=batch.device)
+            batch = torch.cat([batch, padding])
+        with torch.inference_mode():
+            return self._forward(batch.to(self.device, non_blocking=True))[:count]
+
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if self._takes_bytes:
+            return self.module(batch).float()  # [B, D]
+        pixels = batch.permute(0, 3, 1, 2).float()  # [B, 3, P, P]
+        side = self.card.input_px
+        if side is not None and side != pixels.shape[-1]:
+            pixels = F.interpolate(
+                pixels, size=(side, side), mode=self.card.interpolation, antialias=True, align_corners=False
+            ).clamp_(0, 255)
+        pixels = ((pixels - self._mean) / self._std).to(self.dtype)
+        return self.module(pixels).float()  # [B, D]

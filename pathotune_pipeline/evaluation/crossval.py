@@ -1,0 +1,167 @@
+"""Cross-validation by patient: train, choose the epoch on validation, judge on slides the model never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pathotune_pipeline.bags.bag import Bag
+from pathotune_pipeline.bags.splits import Fold, check_disjoint, patient_folds, patient_labels
+from pathotune_pipeline.bags.targets import Classes
+from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, SplitRow
+from pathotune_pipeline.heads.train import HeadFitSpec, TrainedHead, fit_head, predict
+from pathotune_pipeline.provenance import package_versions
+from pathotune_pipeline.spec import setting
+
+
+class CrossvalSpec(HeadFitSpec):
+    """Which head is cross-validated, and how."""
+
+    folds: int = setting(5, "Test parts that the patients are cut into.", ge=2)
+    seeds: int = setting(3, "Repetitions with other splits and other initial weights.", ge=1)
+    seed0: int = setting(0, "The first seed; the others follow it.", ge=0)
+    val_share: float = setting(0.2, "Share of the non-test patients that chooses the epoch.", gt=0, lt=1)
+    bootstrap: int = setting(2000, "Draws of the patient bootstrap.", ge=1000)
+    shuffle_labels: bool = setting(
+        False, "Permute the labels among patients first: what a model without any signal would score."
+    )
+
+    def fit_spec(self, seed: int) -> HeadFitSpec:
+        """The part that trains one head, with its seed."""
+        values = {name: getattr(self, name) for name in HeadFitSpec.model_fields}
+        return HeadFitSpec.parse({**values, "train": {**self.train, "seed": seed}})
+
+
+@dataclass(frozen=True, slots=True)
+class CrossvalProgress:
+    """Said after each trained model.
+
+    Attributes:
+        done: models trained.
+        total: models to train.
+        seed: of the last one.
+        fold: of the last one.
+        epochs: that it was trained for.
+    """
+
+    done: int
+    total: int
+    seed: int
+    fold: int
+    epochs: int
+
+
+def crossval(
+    bags: Mapping[str, Bag] | Sequence[Bag],
+    spec: CrossvalSpec,
+    *,
+    feature_set: str = "",
+    on_progress: Callable[[CrossvalProgress], None] | None = None,
+) -> CrossvalResult:
+    """Train one model for each seed and fold, and pool what they say of slides they did not see.
+
+    The headline is scored on each slide's mean probability over the seeds. Standardisation, epoch choice and class
+    weights see nothing of the test part. The order of the bags does not matter.
+
+    Args:
+        bags: with targets and groups (patients); bags without tiles or target are left out, with a note.
+        spec: head, training, folds, seeds.
+        feature_set: name or fingerprint of the features, recorded with results and models.
+        on_progress: told of each trained model.
+
+    Raises:
+        UsageError: two bags have one id, dimensions differ, or features are not finite.
+        ManifestError: fewer than two classes, or a class has too few patients.
+        PathotuneError: a loss is not finite.
+    """
+    spec.train_spec()
+    usable, notes = _usable(list(bags.values()) if isinstance(bags, Mapping) else list(bags))
+    labels = {bag_id: str(bag.target) for bag_id, bag in usable.items()}
+    groups = {bag_id: bag.group for bag_id, bag in usable.items()}
+    if spec.shuffle_labels:
+        labels = shuffled_labels(labels, groups, seed=spec.seed0)
+        notes.append("Labels were permuted among patients: this run shows what chance scores.")
+    classes = Classes.of(labels.values())
+    usable = {bag_id: replace(bag, target=labels[bag_id]) for bag_id, bag in usable.items()}
+    result = CrossvalResult(
+        settings=spec.model_dump(mode="json"),
+        classes=classes.names,
+        feature_set=feature_set,
+        versions=package_versions(),
+        notes=notes,
+    )
+    seeds = range(spec.seed0, spec.seed0 + spec.seeds)
+    for seed in seeds:
+        for fold in patient_folds(labels, groups, folds=spec.folds, seed=seed, val_share=spec.val_share):
+            check_disjoint(fold.parts(), groups)
+            trained = fit_head(
+                [usable[each] for each in fold.train],
+                [usable[each] for each in fold.val],
+                classes=classes.names,
+                spec=spec.fit_spec(model_seed(seed, fold.index)),
+                feature_set=feature_set,
+            )
+            _judge(result, trained, [usable[each] for each in fold.test], seed=seed, fold=fold)
+            if on_progress:
+                done = len(result.runs)
+                on_progress(CrossvalProgress(done, spec.folds * spec.seeds, seed, fold.index, len(trained.history)))
+    for slide, total in result.attention.items():
+        result.attention[slide] = (total / spec.seeds).astype(np.float32)
+    result.summarise(draws=spec.bootstrap, seed=spec.seed0)
+    return result
+
+
+def model_seed(seed: int, fold: int) -> int:
+    """The seed of the model of one fold; no two folds share it for seeds up to a million."""
+    return seed * 1000 + fold
+
+
+def shuffled_labels(labels: Mapping[str, str], groups: Mapping[str, str], *, seed: int) -> dict[str, str]:
+    """Labels permuted among patients; all slides of a patient get the one that the patient drew.
+
+    Args:
+        labels: bag id -> class.
+        groups: bag id -> patient.
+        seed: of the permutation.
+    """
+    by_patient = patient_labels(labels, groups)
+    patients = sorted(by_patient)
+    order = np.random.default_rng([seed, 0x5F]).permutation(len(patients))
+    drawn = {patient: by_patient[patients[i]] for patient, i in zip(patients, order, strict=True)}
+    return {bag_id: drawn[groups[bag_id]] for bag_id in labels}
+
+
+def _usable(bags: Sequence[Bag]) -> tuple[dict[str, Bag], list[str]]:
+    found: dict[str, Bag] = {}
+    empty, unlabelled = [], []
+    for bag in sorted(bags, key=lambda bag: bag.bag_id):
+        if bag.bag_id in found:
+            raise UsageError(f"Two bags are called {bag.bag_id}. Give each slide an id of its own.")
+        if len(bag) == 0:
+            empty.append(bag.bag_id)
+        elif bag.target is None:
+            unlabelled.append(bag.bag_id)
+        else:
+            found[bag.bag_id] = bag
+    notes = []
+    for what, ids in (("no tiles", empty), ("no label", unlabelled)):
+        if ids:
+            notes.append(f"{len(ids)} slides have {what} and were left out, {ids[0]} for one.")
+    return found, notes
+
+
+def _judge(result: CrossvalResult, trained: TrainedHead, test: Sequence[Bag], *, seed: int, fold: Fold) -> None:
+    said = predict(trained, test)
+    for i, bag in enumerate(test):
+        probs = tuple(said.probs[i].tolist())
+        result.predictions.append(PredictionRow(bag.bag_id, bag.group, str(bag.target), seed, fold.index, probs))
+        if said.attention is not None:
+            weights = said.attention[i].astype(np.float64)
+            result.attention[bag.bag_id] = result.attention.get(bag.bag_id, 0.0) + weights
+    for part, ids in fold.parts().items():
+        result.splits.extend(SplitRow(seed, fold.index, part, each) for each in ids)
+    result.runs.append(FoldRun(seed, fold.index, trained.best_epoch, len(trained.history)))
+    result.models[(seed, fold.index)] = trained

@@ -1,0 +1,86 @@
+"""The seam for the place of work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.spec import Spec, setting
+
+
+class ExecutionSpec(Spec):
+    """Where the work is done."""
+
+    executor: str = setting(
+        "local",
+        "serial (this process), local (Dask workers on this machine), or a Dask scheduler's address.",
+        hashed=False,
+    )
+    workers: int | None = setting(
+        None, "Worker processes of the local executor; empty: one a core, at most 8.", hashed=False, ge=1, le=512
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one item: a value, or the error that stood in its way.
+
+    Attributes:
+        index: of the item in the list given to `map`.
+        value: what the function returned.
+        error: what it raised, or WorkerLostError where its process died too often.
+    """
+
+    index: int
+    value: Any = None
+    error: Exception | None = None
+
+
+class Executor(Protocol):
+    """Maps a function over items. A context manager."""
+
+    @property
+    def workers(self) -> int: ...
+
+    def threads_per_item(self) -> int:
+        """Threads an item may use so that all workers together fill the machine and no more."""
+        ...
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
+        """Results in the order in which they come. An item that fails does not stop the others."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *details: object) -> None: ...
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def create_executor(spec: ExecutionSpec) -> Executor:
+    """The executor a Spec names.
+
+    Raises:
+        UsageError: no such executor, or the scheduler does not answer.
+    """
+    from pathotune_pipeline.execution.serial import SerialExecutor
+
+    if spec.executor == "serial":
+        return SerialExecutor()
+    from pathotune_pipeline.execution import dask
+
+    if spec.executor == "local":
+        return dask.local_executor(spec.workers or min(8, usable_cores()))
+    if ":" in spec.executor:
+        return dask.connected_executor(spec.executor)
+    raise UsageError(
+        f"--executor {spec.executor!r}: give serial, local, or a Dask scheduler's address such as tcp://10.0.0.5:8786."
+    )

@@ -1,0 +1,201 @@
+"""The whole extraction: plan against the store, do what is missing, reconcile with the store, tell of every slide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pathotune_pipeline.archive.identity import IdentityCache, Pseudonymiser, key_of
+from pathotune_pipeline.archive.manifest import Manifest, SlideItem
+from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.errors import WorkerLostError
+from pathotune_pipeline.execution.executor import Executor
+from pathotune_pipeline.features.outcome import Outcome, count
+from pathotune_pipeline.features.plan import ExtractSpec, Recipe, SlideJob, make_recipe
+from pathotune_pipeline.features.worker import outcome_of_record, process_slide
+from pathotune_pipeline.store.runs import RunLog
+from pathotune_pipeline.store.store import FeatureStore
+
+OnOutcome = Callable[[Outcome], None]
+
+
+@dataclass(slots=True)
+class ExtractPlan:
+    """What is to be done.
+
+    Attributes:
+        recipe: names and fingerprints of what is made.
+        jobs: missing work, largest file first.
+        done: outcomes of slides that the store has already.
+        cache: content hashes, to be told of new ones.
+    """
+
+    recipe: Recipe
+    jobs: list[SlideJob]
+    done: list[Outcome]
+    cache: IdentityCache
+    items: tuple[SlideItem, ...] = ()
+
+
+@dataclass(slots=True)
+class ExtractResult:
+    """What a run made of an archive.
+
+    Attributes:
+        features: name of the features' set, as `--features` takes it.
+        outcomes: one a slide, in the order of the manifest.
+        run_id: of the run's record in the store.
+        passed_over: files that are no slides, with reasons.
+    """
+
+    features: str
+    outcomes: list[Outcome]
+    run_id: str
+    passed_over: list[tuple[str, str]] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        return count(self.outcomes)
+
+
+def plan_extract(
+    manifest: Manifest, spec: ExtractSpec, store: FeatureStore, *, pseudonymiser: Pseudonymiser | None = None
+) -> ExtractPlan:
+    """Compare what is asked with what the store holds. Lists commits; reads no slide and opens no array.
+
+    Raises:
+        UsageError: the store cannot be written, or a name is unknown.
+        WeightsError: the encoder's weights cannot be had.
+    """
+    store.initialise()
+    store.clear_abandoned()
+    encoder = create_encoder(spec.encoder)
+    recipe = make_recipe(spec, encoder.card, encoder.recipe())
+    cache = IdentityCache(store.identity_file, pseudonymiser)
+    committed = store.committed(recipe.features_set)
+    plan = ExtractPlan(recipe, [], [], cache, manifest.items)
+    for item in manifest.items:
+        mpp = item.mpp if item.mpp is not None else spec.slide.mpp_override
+        identity = cache.get(item.path)
+        if identity is not None:
+            prints = recipe.fingerprints(identity, mpp)
+            if (key_of(item.slide_id), prints.features[:12]) in committed:
+                plan.done.append(outcome_of_record(store, recipe, item.slide_id, prints, identity))
+                continue
+        plan.jobs.append(SlideJob(item, mpp, recipe, store.root.absolute(), threads=1, identity=identity))
+    plan.jobs.sort(key=lambda job: -_size(job.item))
+    return plan
+
+
+def _size(item: SlideItem) -> int:
+    try:
+        return item.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) -> Iterator[Outcome]:
+    """Do jobs on an executor; outcomes in the order in which they come. New content hashes go to the plan's cache."""
+    threads = plan.recipe.spec.engine.threads or executor.threads_per_item()
+    items = [replace(job, threads=threads) for job in jobs]
+    for result in executor.map(process_slide, items):
+        item = items[result.index].item
+        if result.error is not None:
+            lost = isinstance(result.error, WorkerLostError)
+            reason = str(result.error) if lost else f"{type(result.error).__name__}: {result.error}"
+            yield Outcome(item.slide_id, "failed", reason=reason, transient=lost)
+            continue
+        outcome: Outcome = result.value
+        if outcome.identity:
+            plan.cache.put(item.path, outcome.identity)
+        yield outcome
+
+
+def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStore) -> list[Outcome]:
+    """Hold outcomes against the store: what is not committed is not done, and every slide is told of once.
+
+    Returns:
+        One outcome a slide, in the order of the manifest.
+    """
+    committed = {key for key, _ in store.committed(plan.recipe.features_set)}
+    told = {outcome.slide_id: outcome for outcome in [*plan.done, *outcomes]}
+    settled = []
+    for item in plan.items:
+        outcome = told.get(item.slide_id)
+        if outcome is None:
+            outcome = Outcome(
+                item.slide_id, "failed", reason="the run ended before its turn. Run again.", transient=True
+            )
+        elif outcome.status != "failed" and key_of(item.slide_id) not in committed:
+            outcome = replace(
+                outcome,
+                status="failed",
+                reason="said to be done and not found in the store. Run again.",
+                transient=True,
+            )
+        settled.append(outcome)
+    return settled
+
+
+def extract(
+    manifest: Manifest,
+    spec: ExtractSpec,
+    store: FeatureStore,
+    executor: Executor,
+    *,
+    pseudonymiser: Pseudonymiser | None = None,
+    on_plan: Callable[[ExtractPlan], None] | None = None,
+    on_outcome: OnOutcome | None = None,
+) -> ExtractResult:
+    """Features of every slide into the store. What is there already is not done again.
+
+    Args:
+        manifest: the slides, under their own ids or pseudonyms.
+        spec: what to make of them.
+        store: where to; made if it is new.
+        executor: where the work is done.
+        pseudonymiser: keys the cache of content hashes.
+        on_plan: told the plan before work begins.
+        on_outcome: told each new outcome as it comes.
+
+    Raises:
+        UsageError: the store cannot be written, or a name is unknown.
+        WeightsError: the encoder's weights cannot be had.
+    """
+    plan = plan_extract(manifest, spec, store, pseudonymiser=pseudonymiser)
+    log = begin_run(store, manifest, plan)
+    if on_plan:
+        on_plan(plan)
+    outcomes = []
+    try:
+        for outcome in run_jobs(plan, plan.jobs, executor):
+            outcomes.append(outcome)
+            log.outcome(outcome.as_dict())
+            if on_outcome:
+                on_outcome(outcome)
+    finally:
+        plan.cache.save()
+    return end_run(store, manifest, plan, log, outcomes)
+
+
+def begin_run(store: FeatureStore, manifest: Manifest, plan: ExtractPlan) -> RunLog:
+    """Open the run's record and enter what the store had already."""
+    log = RunLog(store.runs, "extract", plan.recipe.spec.model_dump(mode="json"))
+    log.note(
+        features=str(plan.recipe.features_set),
+        slides=len(manifest),
+        planned=len(plan.jobs),
+        passed_over=[list(pair) for pair in manifest.passed_over],
+    )
+    for outcome in plan.done:
+        log.outcome(outcome.as_dict())
+    return log
+
+
+def end_run(
+    store: FeatureStore, manifest: Manifest, plan: ExtractPlan, log: RunLog, outcomes: Sequence[Outcome]
+) -> ExtractResult:
+    """Reconcile, close the run's record, and sum up."""
+    settled = reconcile(plan, outcomes, store)
+    log.finish(counts=count(settled), failures={o.slide_id: o.reason for o in settled if o.status == "failed"})
+    name = str(plan.recipe.features_set).removeprefix("features-")
+    return ExtractResult(name, settled, log.run_id, list(manifest.passed_over))

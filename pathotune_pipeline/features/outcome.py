@@ -1,0 +1,58 @@
+"""What became of one slide."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["committed", "empty", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one slide. Every slide of a run has exactly one.
+
+    Attributes:
+        slide_id: whose.
+        status: committed (features are in the store), empty (read, and no tile to encode), failed.
+        reason: why it is empty or failed.
+        new: whether this run did the work; False where the store had it.
+        tiles: tiles committed.
+        invalid_tiles: of them, how many could not be read and are marked so.
+        seconds: wall time of the slide's job.
+        stages: seconds by stage; read_s and encode_s are sums over threads.
+        transient: whether trying again may help (a lost worker, a disk that did not answer).
+        identity: the slide's content hash where it was read.
+        facts: what the report shows: mpp, level, enlargement, reader.
+    """
+
+    slide_id: str
+    status: Status
+    reason: str = ""
+    new: bool = True
+    tiles: int = 0
+    invalid_tiles: int = 0
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    transient: bool = False
+    identity: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def count(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """How many slides of each status, how many of them new, and how many in all."""
+    listed = list(outcomes)
+    by_status = Counter(outcome.status for outcome in listed)
+    return {
+        "slides": len(listed),
+        "committed": by_status["committed"],
+        "empty": by_status["empty"],
+        "failed": by_status["failed"],
+        "computed": sum(outcome.new and outcome.status != "failed" for outcome in listed),
+        "tiles": sum(outcome.tiles for outcome in listed),
+    }

@@ -1,0 +1,88 @@
+"""How tissue masks and tile grids are laid into a store and read back. Arrays and names, no pixels of the slide."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pathotune_pipeline.errors import CorruptDataError
+from pathotune_pipeline.geometry import Mpp, Size
+from pathotune_pipeline.store.store import CommitRecord, FeatureStore
+from pathotune_pipeline.tiles.grid import TileGrid
+from pathotune_pipeline.tissue.geojson import to_geojson
+from pathotune_pipeline.tissue.mask import TissueMask
+
+JPEG_QUALITY = 85
+
+
+def tissue_arrays(mask: TissueMask) -> dict[str, np.ndarray]:
+    """The arrays of a tissue group: `mask` uint8 [h, w], `geojson` and `thumbnail_jpeg` as bytes in uint8 [n]."""
+    encoded, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(mask.thumbnail, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    if not encoded:
+        raise CorruptDataError("OpenCV could not encode the thumbnail. Check its installation with `pathotune doctor`.")
+    geojson = json.dumps(to_geojson(mask), separators=(",", ":")).encode()
+    return {
+        "mask": mask.mask.astype(np.uint8),
+        "geojson": np.frombuffer(geojson, dtype=np.uint8),
+        "thumbnail_jpeg": jpeg.reshape(-1),
+    }
+
+
+def tissue_facts(mask: TissueMask) -> dict[str, Any]:
+    """What a tissue group says of itself, in plain values."""
+    return {
+        "mask_mpp_x": mask.mpp_x,
+        "mask_mpp_y": mask.mpp_y,
+        "level0_mpp_x": mask.level0_mpp.x,
+        "level0_mpp_y": mask.level0_mpp.y,
+        "level0_width": mask.level0_size.width,
+        "level0_height": mask.level0_size.height,
+        "area_um2": mask.area_um2,
+        "share": mask.share,
+    }
+
+
+def load_tissue(store: FeatureStore, record: CommitRecord) -> TissueMask:
+    """A committed tissue mask.
+
+    Raises:
+        CorruptDataError: it cannot be read.
+    """
+    attrs = dict(store.group(record).attrs)
+    thumbnail = cv2.imdecode(store.read(record, "thumbnail_jpeg"), cv2.IMREAD_COLOR)
+    if thumbnail is None:
+        raise CorruptDataError(f"{record.group}: its thumbnail is no JPEG. Delete its record and extract again.")
+    return TissueMask(
+        mask=store.read(record, "mask").astype(bool),
+        mpp_x=float(attrs["mask_mpp_x"]),
+        mpp_y=float(attrs["mask_mpp_y"]),
+        level0_mpp=Mpp(float(attrs["level0_mpp_x"]), float(attrs["level0_mpp_y"])),
+        level0_size=Size(int(attrs["level0_width"]), int(attrs["level0_height"])),
+        thumbnail=cv2.cvtColor(thumbnail, cv2.COLOR_BGR2RGB),
+    )
+
+
+def grid_facts(grid: TileGrid) -> dict[str, Any]:
+    """A grid's geometry in plain values: everything but the arrays."""
+    facts = asdict(grid)
+    del facts["coords"], facts["tissue_fraction"]
+    return facts
+
+
+def load_grid(store: FeatureStore, record: CommitRecord) -> TileGrid:
+    """A committed tile grid.
+
+    Raises:
+        CorruptDataError: it cannot be read.
+    """
+    geometry: Any = store.group(record).attrs["geometry"]
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()
+    }
+    return TileGrid(coords=store.read(record, "coords"), tissue_fraction=store.read(record, "tissue_fraction"), **plain)

@@ -1,0 +1,114 @@
+"""MILHead: the contract of every slide-level head, and the registry of their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pathotune_pipeline.bags.bag import BagBatch
+from pathotune_pipeline.engine.spec import TrainSpec
+from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.registry import Registry
+from pathotune_pipeline.spec import Spec
+
+
+class HeadSpec(Spec):
+    """Base of a head's own settings."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadOutput:
+    """What a head says of a batch.
+
+    Attributes:
+        logits: [B, C] float; one column is the logit of the positive class, two or more go through a softmax.
+        attention: for each bag the weight of its instances, [N_b] float, without gradient; None where the head
+            has no such thing.
+    """
+
+    logits: Tensor
+    attention: list[Tensor] | None = None
+
+    def probabilities(self) -> Tensor:
+        """[B, C] float; for one logit [B, 1], the probability of the positive class."""
+        return self.logits.sigmoid() if self.logits.shape[1] == 1 else self.logits.softmax(dim=1)
+
+
+class MILHead(nn.Module):
+    """From a batch of bags to logits. A plug-in subclasses it, names its settings, and is registered.
+
+    Attributes:
+        Settings: the Spec of its settings.
+        preset: how it is trained where nothing else is said: the published recipe.
+        preset_batch: bags in a batch where nothing else is said.
+        in_dim: numbers in one instance's feature.
+        n_classes: logits.
+    """
+
+    Settings: ClassVar[type[HeadSpec]] = HeadSpec
+    preset: ClassVar[TrainSpec] = TrainSpec()
+    preset_batch: ClassVar[int] = 1
+
+    def __init__(self, in_dim: int, n_classes: int, settings: HeadSpec) -> None:
+        super().__init__()
+        if in_dim < 1 or n_classes < 1:
+            raise UsageError(f"A head needs in_dim and n_classes of at least 1; found {in_dim} and {n_classes}.")
+        self.in_dim, self.n_classes, self.settings = in_dim, n_classes, settings
+
+    def forward(self, batch: BagBatch) -> HeadOutput:
+        """Logits, and attention where there is one.
+
+        Args:
+            batch: features [sum of N, in_dim] in the head's dtype.
+        """
+        raise NotImplementedError
+
+    def check(self, batch: BagBatch) -> None:
+        """Make sure that the features fit and no bag is empty.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if batch.features.shape[1] != self.in_dim:
+            raise UsageError(f"The head takes {self.in_dim}-d features; these are {batch.features.shape[1]}-d.")
+        if bool((batch.lengths < 1).any()):
+            raise UsageError("A bag has no instances. Leave it out.")
+
+
+HEADS: Registry[type[MILHead]] = Registry(
+    "head",
+    "pathotune_pipeline.heads",
+    {
+        "mean": "pathotune_pipeline.heads.pool:MeanPool",
+        "max": "pathotune_pipeline.heads.pool:MaxPool",
+        "abmil": "pathotune_pipeline.heads.abmil:ABMIL",
+        "abmil-ungated": "pathotune_pipeline.heads.abmil:UngatedABMIL",
+        "transmil": "pathotune_pipeline.heads.transmil:TransMIL",
+    },
+)
+"""Every head by its name."""
+
+
+def create_head(name: str, *, in_dim: int, n_classes: int, **settings: Any) -> MILHead:
+    """A fresh head with random weights, drawn from torch's current random state.
+
+    Args:
+        name: as registered: mean, max, abmil (gated), abmil-ungated, transmil, or a plug-in's.
+        in_dim: numbers in one instance's feature.
+        n_classes: logits; one for a sigmoid, two or more for a softmax.
+        settings: of the head's own Spec.
+
+    Raises:
+        UnknownNameError: no such head.
+        SpecError: a setting has no such name or value.
+    """
+    kind = HEADS.get(name)
+    return kind(in_dim, n_classes, kind.Settings.parse(settings, where=f"head {name}"))
+
+
+def detached(weights: list[Tensor]) -> list[Tensor]:
+    """Attention as it leaves a head: without gradient, at least float32."""
+    return [w.detach() if w.dtype == torch.float64 else w.detach().float() for w in weights]

@@ -1,0 +1,249 @@
+"""Train a head on bags, and use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pathotune_pipeline.bags.bag import Bag, BagBatch, as_floats, collate
+from pathotune_pipeline.engine.device import pick_device
+from pathotune_pipeline.engine.loop import EpochRecord, FitResult, fit, seeded
+from pathotune_pipeline.engine.spec import TrainSpec
+from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.heads.head import HEADS, HeadOutput, MILHead, create_head
+from pathotune_pipeline.heads.losses import balanced_weights, classification_loss
+from pathotune_pipeline.spec import Spec, setting
+
+
+class HeadFitSpec(Spec):
+    """Which head is trained, and how it departs from its published recipe."""
+
+    head: str = setting("abmil", "Head: mean, max, abmil, abmil-ungated, transmil, or a plug-in's.")
+    settings: dict[str, Any] = setting({}, "The head's own settings, where not its defaults.")
+    train: dict[str, Any] = setting({}, "Settings of the training, where not the head's preset.")
+    batch_bags: int | None = setting(None, "Bags in a batch; empty takes the head's own: one as published.", ge=1)
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "Weight of each class in the loss: none, or inverse to its frequency in the training part."
+    )
+    standardise: bool = setting(True, "Bring each feature to mean 0 and deviation 1, measured on the training part.")
+    device: str = setting("auto", "Device: auto, cpu, cuda, cuda:<number> or mps.", hashed=False)
+
+    def train_spec(self, *, seed: int | None = None) -> TrainSpec:
+        """The head's preset with this Spec's changes, and the seed where one is given.
+
+        Raises:
+            UnknownNameError: no such head.
+            SpecError: a changed setting has no such name or value.
+        """
+        values = {**HEADS.get(self.head).preset.model_dump(), **self.train}
+        if seed is not None:
+            values["seed"] = seed
+        return TrainSpec.parse(values, where="train")
+
+
+class HeadModel(nn.Module):
+    """A head behind the standardisation of its features."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, head: MILHead) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("mean", torch.zeros(head.in_dim))
+        self.register_buffer("std", torch.ones(head.in_dim))
+
+    def forward(self, batch: BagBatch) -> HeadOutput:
+        """Logits and attention of bags with features as the encoder gave them."""
+        scaled = (batch.features - self.mean) / self.std  # [sum of N, D]
+        return self.head(BagBatch(scaled, batch.offsets, batch.coords, batch.targets, batch.bag_ids))
+
+
+class HeadLearner(nn.Module):
+    """A HeadModel and its loss, as `engine.fit` wants them."""
+
+    def __init__(self, model: HeadModel, class_weights: Tensor | None) -> None:
+        super().__init__()
+        self.model = model
+        self.class_weights = class_weights
+
+    def losses(self, batch: BagBatch) -> dict[str, Tensor]:
+        """{"bag": cross entropy}."""
+        if batch.targets is None:
+            raise UsageError("The bags have no targets to train on.")
+        logits = self.model(batch).logits
+        return {"bag": classification_loss(logits, batch.targets, class_weights=self.class_weights)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedHead:
+    """A head that has learnt, with all that is needed to use it elsewhere.
+
+    Attributes:
+        model: in evaluation mode, with the best epoch's weights.
+        spec: how it was trained.
+        classes: names in the order of the logits.
+        feature_set: name or fingerprint of the features it takes, or empty.
+        history: one record for each epoch.
+        best_epoch: from 0.
+    """
+
+    model: HeadModel
+    spec: HeadFitSpec
+    classes: tuple[str, ...]
+    feature_set: str = ""
+    history: tuple[EpochRecord, ...] = ()
+    best_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a head says of bags.
+
+    Attributes:
+        probs: [B, C] float64.
+        attention: for each bag [N_b] float32, or None where the head has none.
+    """
+
+    probs: np.ndarray
+    attention: list[np.ndarray] | None
+
+
+def fit_head(
+    train_bags: Sequence[Bag],
+    val_bags: Sequence[Bag],
+    *,
+    classes: Sequence[str],
+    spec: HeadFitSpec | None = None,
+    feature_set: str = "",
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> TrainedHead:
+    """Train a head, and keep the weights of the epoch with the lowest validation loss.
+
+    Mean and deviation of the features come from the training bags alone. On a CPU the same seed, bags and number
+    of threads give the same weights bit for bit.
+
+    Args:
+        train_bags: with targets, as names or indices of `classes`.
+        val_bags: likewise; may be empty, and then the last epoch counts.
+        classes: names in the order of the logits, at least two.
+        spec: head, its settings, training; the seed is `train["seed"]`.
+        feature_set: recorded with the head.
+        on_epoch: told of each epoch.
+
+    Raises:
+        UsageError: no training bags, fewer than two classes, or a bag without a target, without tiles, or with
+            features that are not finite.
+        PathotuneError: the loss is not finite.
+    """
+    spec = spec or HeadFitSpec()
+    train_spec = spec.train_spec()
+    if not train_bags:
+        raise UsageError("A head needs bags to train on; none was given.")
+    if len(classes) < 2:
+        raise UsageError(f"A head is trained on two classes or more; found {list(classes)}.")
+    device = pick_device(spec.device)
+    size = spec.batch_bags or HEADS.get(spec.head).preset_batch
+    targets = {bag.bag_id: class_index(bag, classes) for bag in [*train_bags, *val_bags]}
+    with seeded(train_spec.seed):
+        head = create_head(spec.head, in_dim=train_bags[0].dim, n_classes=len(classes), **spec.settings)
+    model = HeadModel(head)
+    mean, std = feature_scale(train_bags)
+    if spec.standardise:
+        model.mean.copy_(mean)
+        model.std.copy_(std)
+    weights = None
+    if spec.class_weights == "balanced":
+        weights = balanced_weights(torch.tensor([targets[bag.bag_id] for bag in train_bags]), len(classes)).to(device)
+    learner = HeadLearner(model, weights).to(device)
+
+    def batches(epoch: int) -> Iterator[BagBatch]:
+        order = np.random.default_rng([train_spec.seed, epoch]).permutation(len(train_bags))
+        for start in range(0, len(order), size):
+            bags = [train_bags[i] for i in order[start : start + size]]
+            yield collate(bags, targets=[targets[bag.bag_id] for bag in bags]).to(device)
+
+    def validation_loss() -> float:
+        losses = [learner.losses(collate([bag], targets=[targets[bag.bag_id]]).to(device))["bag"] for bag in val_bags]
+        return float(torch.stack(losses).mean())
+
+    result: FitResult = fit(
+        learner, batches, train_spec, validate=validation_loss if val_bags else None, on_epoch=on_epoch
+    )
+    learner.load_state_dict(result.best_state)
+    model.eval()
+    return TrainedHead(
+        model,
+        spec.with_values(train={**spec.train, "seed": train_spec.seed}),
+        tuple(classes),
+        feature_set,
+        result.history,
+        result.best_epoch,
+    )
+
+
+@torch.no_grad()
+def predict(trained: TrainedHead, bags: Sequence[Bag]) -> Prediction:
+    """Probabilities and attention of bags, each from all of its tiles and by itself.
+
+    Args:
+        trained: stays in evaluation mode.
+        bags: of the features that the head was trained on.
+
+    Raises:
+        UsageError: a bag is empty, or of another dimension.
+    """
+    model = trained.model.eval()
+    device = model.mean.device
+    probs, attention = [], []
+    for bag in bags:
+        output = model(collate([bag]).to(device))
+        probs.append(output.probabilities()[0].double().cpu().numpy())
+        if output.attention is not None:
+            attention.append(output.attention[0].float().cpu().numpy())
+    stacked = np.stack(probs) if probs else np.zeros((0, len(trained.classes)))
+    return Prediction(stacked, attention if len(attention) == len(probs) and probs else None)
+
+
+def class_index(bag: Bag, classes: Sequence[str]) -> int:
+    """The index of a bag's class; an integer target is an index already.
+
+    Raises:
+        UsageError: it has none, or one that is not among the classes.
+    """
+    target = bag.target
+    if isinstance(target, str) and target in classes:
+        return list(classes).index(target)
+    if isinstance(target, int | np.integer) and 0 <= target < len(classes):
+        return int(target)
+    raise UsageError(f"bag {bag.bag_id}: its target is {target!r}; the classes are {', '.join(classes)}.")
+
+
+def feature_scale(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each feature over all instances of the bags, each [D] float32, summed in float64.
+
+    A feature that does not vary gets deviation 1.
+
+    Raises:
+        UsageError: a feature is not finite; the message names the bag.
+    """
+    count, total = 0, torch.zeros(bags[0].dim, dtype=torch.float64)
+    spread = torch.zeros_like(total)
+    for bag in bags:
+        # Two steps, each bag about its own mean, so that large offsets lose no digits (Chan et al. 1979).
+        values = as_floats(bag.features).double()  # [N, D]
+        if not bool(values.isfinite().all()):
+            raise UsageError(f"bag {bag.bag_id} has features that are not finite. Extract it again, or leave it out.")
+        n, own = len(values), values.mean(dim=0)
+        shift = own - total
+        spread += (values - own).square().sum(dim=0) + shift.square() * (count * n / (count + n))
+        total += shift * (n / (count + n))
+        count += n
+    std = (spread / count).sqrt()
+    flat = std <= 1e-6 * total.abs().clamp(min=1e-6)
+    return total.float(), torch.where(flat, 1.0, std).float()

@@ -1,0 +1,365 @@
+"""What a store says of its slides, runs and settings, as plain values to be shown."""
+
+from __future__ import annotations
+
+import calendar
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pathotune_pipeline.bags.dataset import linked_record
+from pathotune_pipeline.errors import PathotuneError, StoreError
+from pathotune_pipeline.store.layout import SetName
+from pathotune_pipeline.store.runs import Run, read_runs
+from pathotune_pipeline.store.store import CommitRecord, FeatureStore
+
+
+@dataclass(slots=True)
+class SlideRow:
+    """One slide as the page shows it. What is not known is None or empty.
+
+    Attributes:
+        slide_id, case_id: whose.
+        status: committed, empty or failed.
+        reason: why it is empty or failed.
+        tiles, invalid_tiles: how many there are, and how many of them could not be read.
+        seconds: wall time of the job that made, or failed to make, its features.
+        mpp: um/px of level 0.
+        mpp_source: where that came from.
+        size_px: (width, height) of level 0.
+        levels: of the pyramid.
+        area_mm2: of the tissue.
+        enlargement: share by which tiles were enlarged.
+        reader: which reader opened it.
+        problem: what of its committed data cannot be read.
+        features, tissue, grid: commits its pictures are made from.
+        extent_level0: (width, height) of a tile in level-0 pixels.
+    """
+
+    slide_id: str
+    status: str = "failed"
+    reason: str = ""
+    case_id: str = ""
+    tiles: int | None = None
+    invalid_tiles: int | None = None
+    seconds: float | None = None
+    mpp: float | None = None
+    mpp_source: str = ""
+    size_px: tuple[int, int] | None = None
+    levels: int | None = None
+    area_mm2: float | None = None
+    enlargement: float | None = None
+    reader: str = ""
+    problem: str = ""
+    features: CommitRecord | None = None
+    tissue: CommitRecord | None = None
+    grid: CommitRecord | None = None
+    extent_level0: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run: `finished` is empty where it was killed or still runs."""
+
+    run_id: str
+    verb: str
+    features: str
+    started: str
+    finished: str
+    slides: int | None
+    computed: int
+    failed: int
+
+
+@dataclass(slots=True)
+class StoreView:
+    """What a store holds of one feature set.
+
+    Attributes:
+        name: of the store's folder.
+        features: the set's name as `--features` takes it; empty where the store has none.
+        other_features: names of the store's other sets.
+        slides: every slide with an outcome or a commit, in the order of ids.
+        runs: newest first.
+        passed_over: why files were no slides, and how many, in the newest run.
+        settings: name and value of everything the set was made with.
+        encoder: name and value of the encoder's card.
+        versions: of the libraries it was made with.
+        warnings: what a reader should know, one sentence each.
+    """
+
+    name: str
+    features: str = ""
+    other_features: list[str] = field(default_factory=list)
+    slides: list[SlideRow] = field(default_factory=list)
+    runs: list[RunRow] = field(default_factory=list)
+    passed_over: list[tuple[str, int]] = field(default_factory=list)
+    settings: list[tuple[str, str]] = field(default_factory=list)
+    encoder: list[tuple[str, str]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def of_status(self, status: str) -> list[SlideRow]:
+        return [row for row in self.slides if row.status == status]
+
+
+def choose_set(
+    store: FeatureStore, runs: Iterable[Run], *, asked: str | None, of_models: Iterable[str]
+) -> SetName | None:
+    """The set to show: the one asked for, else the only one, else the models', else the newest.
+
+    A set of which nothing is committed yet counts too where a run names it: its failures are to be seen.
+
+    Args:
+        store: where to look.
+        runs: of the store, oldest first.
+        asked: `--features`, in full or its beginning.
+        of_models: names of the sets that the models given were trained on.
+
+    Raises:
+        UsageError: no set is meant by `asked`, or several are.
+    """
+    named = {str(found): found for found in map(_set_of_run, runs) if found}
+    if asked is not None:
+        full = asked if asked.startswith("features-") else f"features-{asked}"
+        return named.get(full) or store.find_set(asked)
+    known = {**named, **{str(found): found for found in store.sets("features")}}
+    if len(known) <= 1:
+        return next(iter(known.values()), None)
+    for name in of_models:
+        if f"features-{name}" in known:
+            return known[f"features-{name}"]
+    return max(known.values(), key=lambda found: (_newest_commit(store, found), str(found)))
+
+
+def collect(store: FeatureStore, features_set: SetName | None) -> StoreView:
+    """Read what is to be shown of one feature set; no pictures yet."""
+    view = StoreView(store.root.resolve().name)
+    runs = read_runs(store.runs)
+    view.runs = [_run_row(run) for run in reversed(runs)]
+    if features_set is None:
+        return view
+    view.features = _short(features_set)
+    view.other_features = [_short(found) for found in store.sets("features") if found != features_set]
+    own = [run for run in runs if run.record.get("features") == str(features_set)]
+    records = store.records(features_set)
+    view.slides = _slides(store, own, records)
+    if own:
+        passed = Counter(str(pair[-1]) for pair in own[-1].record.get("passed_over") or [] if pair)
+        view.passed_over = passed.most_common()
+    _settings(view, store, own, records)
+    damaged = [row for row in view.slides if row.problem]
+    if damaged:
+        view.warnings.append(f"Data of {len(damaged)} slide(s) are committed and cannot be read; see the slide table.")
+    return view
+
+
+def _short(features_set: SetName) -> str:
+    return str(features_set).removeprefix("features-")
+
+
+def _set_of_run(run: Run) -> SetName | None:
+    try:
+        return SetName.parse(str(run.record.get("features", "")))
+    except StoreError:
+        return None
+
+
+def _newest_commit(store: FeatureStore, features_set: SetName) -> int:
+    return max((int(record.facts["committed_ns"]) for record in store.records(features_set).values()), default=0)
+
+
+# --- runs and outcomes ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _History:
+    """One slide's newest outcome, when its run ended, and the newest one that did work."""
+
+    newest: Mapping[str, Any]
+    ended: str
+    worked: Mapping[str, Any] | None = None
+
+
+def _outcomes_of(run: Run) -> dict[str, Mapping[str, Any]]:
+    """The last outcome of each slide of a run, held against what the run said in the end."""
+    told: dict[str, Mapping[str, Any]] = {
+        str(line["slide_id"]): line for line in run.outcomes if isinstance(line, dict) and "slide_id" in line
+    }
+    for slide_id, reason in (run.record.get("failures") or {}).items():
+        if told.get(slide_id, {}).get("status") != "failed":
+            told[slide_id] = {"slide_id": slide_id, "status": "failed", "reason": reason}
+    return told
+
+
+def _histories(runs: Iterable[Run]) -> dict[str, _History]:
+    found: dict[str, _History] = {}
+    for run in runs:
+        ended = str(run.record.get("finished") or run.record.get("started") or "")
+        for slide_id, outcome in _outcomes_of(run).items():
+            before = found.get(slide_id)
+            worked = outcome if outcome.get("new", True) else None
+            found[slide_id] = _History(outcome, ended, worked or (before.worked if before else None))
+    return found
+
+
+def _run_row(run: Run) -> RunRow:
+    outcomes = _outcomes_of(run).values()
+    counts = run.record.get("counts") or {}
+    failed = sum(outcome.get("status") == "failed" for outcome in outcomes)
+    computed = sum(bool(outcome.get("new", True)) and outcome.get("status") != "failed" for outcome in outcomes)
+    return RunRow(
+        run_id=run.run_id,
+        verb=str(run.record.get("verb", "")),
+        features=str(run.record.get("features", "")).removeprefix("features-"),
+        started=str(run.record.get("started") or ""),
+        finished=str(run.record.get("finished") or ""),
+        slides=run.record.get("slides"),
+        computed=int(counts.get("computed", computed)),
+        failed=int(counts.get("failed", failed)),
+    )
+
+
+def _nanoseconds(stamp: str) -> int:
+    """The end of the second that an ISO time names; 0 where it is none."""
+    try:
+        return (calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")) + 1) * 10**9
+    except ValueError:
+        return 0
+
+
+# --- slides --------------------------------------------------------------------------------------------------------
+
+
+def _slides(store: FeatureStore, runs: list[Run], records: dict[str, CommitRecord]) -> list[SlideRow]:
+    histories = _histories(runs)
+    rows = [
+        _slide_row(slide_id, histories.get(slide_id), records.get(slide_id))
+        for slide_id in sorted({*histories, *records})
+    ]
+    unlinked = [row for row in rows if row.tissue is None]
+    tissue = _newest_tissue(store) if unlinked else {}
+    for row in unlinked:
+        row.tissue = tissue.get(row.slide_id)
+    for row in rows:
+        _add_facts(store, row)
+    return rows
+
+
+def _slide_row(slide_id: str, history: _History | None, record: CommitRecord | None) -> SlideRow:
+    row = SlideRow(slide_id)
+    if history:
+        row.status, row.reason = str(history.newest.get("status")), str(history.newest.get("reason") or "")
+        if history.worked is not None:
+            row.seconds = history.worked.get("seconds")
+            _add_slide(row, (history.worked.get("facts") or {}).get("slide"))
+    if record is None:
+        if row.status != "failed":
+            row.status, row.reason = "failed", "said to be done and not found in the store. Run again."
+        return row
+    newer = history is None or int(record.facts["committed_ns"]) > _nanoseconds(history.ended)
+    if row.status == "failed" and not newer:
+        row.reason += " (Features of an earlier run are in the store.)"
+        row.case_id = str(record.facts.get("case_id") or "")
+        return row
+    # The store is the truth: what is committed is done, whatever a run came to say of it.
+    row.status = "committed" if record.facts["tiles"] else "empty"
+    row.reason = str(record.facts.get("reason") or "")
+    row.case_id = str(record.facts.get("case_id") or "")
+    row.tiles, row.invalid_tiles = int(record.facts["tiles"]), int(record.facts["invalid_tiles"])
+    row.features = record
+    row.tissue, row.grid = linked_record(record, "tissue"), linked_record(record, "tiles")
+    return row
+
+
+def _newest_tissue(store: FeatureStore) -> dict[str, CommitRecord]:
+    """The newest tissue commit of each slide, of any recipe: a failed slide may have come so far."""
+    newest: dict[str, CommitRecord] = {}
+    for tissue_set in store.sets("tissue"):
+        for slide_id, record in store.records(tissue_set).items():
+            other = newest.get(slide_id)
+            if other is None or other.facts["committed_ns"] < record.facts["committed_ns"]:
+                newest[slide_id] = record
+    return newest
+
+
+def _add_slide(row: SlideRow, slide: Any) -> None:
+    """Facts of a slide as its reader told them."""
+    if not isinstance(slide, dict):
+        return
+    mpp, levels = slide.get("mpp"), slide.get("levels") or []
+    if mpp:
+        row.mpp = float((mpp["x"] * mpp["y"]) ** 0.5)
+    row.mpp_source, row.reader = str(slide.get("mpp_source") or ""), str(slide.get("reader") or "")
+    if levels:
+        row.levels, row.size_px = len(levels), (int(levels[0]["width"]), int(levels[0]["height"]))
+
+
+def _add_facts(store: FeatureStore, row: SlideRow) -> None:
+    """What tissue and tiles groups say of a slide."""
+    try:
+        if row.tissue is not None:
+            attrs: Any = dict(store.group(row.tissue).attrs)
+            _add_slide(row, attrs.get("slide"))
+            row.size_px = int(attrs["level0_width"]), int(attrs["level0_height"])
+            row.area_mm2 = float(attrs["area_um2"]) / 1e6
+            row.case_id = row.case_id or str(attrs.get("case_id") or "")
+        if row.grid is not None:
+            geometry: Any = store.group(row.grid).attrs["geometry"]
+            row.enlargement = float(geometry["enlargement"])
+            width, height = geometry["extent_level0"]
+            row.extent_level0 = float(width), float(height)
+    except (PathotuneError, OSError, LookupError, ValueError) as error:
+        row.problem = f"its tissue or tiles cannot be read ({type(error).__name__})"
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+def _settings(view: StoreView, store: FeatureStore, runs: list[Run], records: dict[str, CommitRecord]) -> None:
+    attrs: Any = {}
+    if records:
+        newest = max(records.values(), key=lambda record: int(record.facts["committed_ns"]))
+        try:
+            attrs = dict(store.group(newest).attrs)
+        except (OSError, LookupError, ValueError):
+            view.warnings.append("The newest features group cannot be read; settings are those of the newest run.")
+    record = runs[-1].record if runs else {}
+    view.settings = flatten(attrs.get("settings") or record.get("settings") or {})
+    view.encoder = flatten(attrs.get("encoder") or {})
+    view.versions = {
+        str(name): str(text) for name, text in (attrs.get("versions") or record.get("versions") or {}).items()
+    }
+
+
+def flatten(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names and short texts. Of a path only its last part is kept."""
+    if not isinstance(values, Mapping):
+        return [(prefix, _text(values))]
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        dotted = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(value, Mapping) and value:
+            found += flatten(value, dotted)
+        else:
+            found.append((dotted, _text(value)))
+    return found
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None | "" | []:
+            return ""
+        case Mapping():
+            return ", ".join(f"{name}: {_text(each)}" for name, each in value.items())
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.10g}"
+        case list() | tuple():
+            return ", ".join(_text(each) for each in value)
+        case str() if value.startswith(("/", "~", "\\")) or value[1:3] in (":\\", ":/"):
+            return value.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return str(value)

@@ -1,0 +1,190 @@
+"""The page: what was collected, laid into one self-contained HTML file. Everything that came from a file is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from pathotune_pipeline.reports.collect import StoreView
+from pathotune_pipeline.reports.figures import colour_bar, folds_figure, roc_figure
+from pathotune_pipeline.reports.models import ModelView, Prediction
+from pathotune_pipeline.reports.pictures import HeatPicture, Picture
+from pathotune_pipeline.version import VERSION
+
+TEMPLATES = Path(__file__).parent / "templates"
+MANY_SLIDES = 500
+"""Above so many the slide table is shown by pages of PAGE_ROWS."""
+PAGE_ROWS = 100
+THIN_SPACE = "\u202f"
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """A heat map, of which prediction it is, and why it is shown."""
+
+    why: str
+    prediction: Prediction
+    map: HeatPicture
+
+    @property
+    def ring(self) -> float:
+        """Radius of the ring round the strongest tile, in pixels of the picture."""
+        return max(self.map.picture.width, self.map.picture.height) / 36
+
+
+@dataclass(slots=True)
+class ModelPanel:
+    """One model with its pictures."""
+
+    view: ModelView
+    heats: list[Heat] = field(default_factory=list)
+
+    @property
+    def roc(self) -> Markup | None:
+        return roc_figure(self.view.curves, self.view.scores) if self.view.curves else None
+
+    @property
+    def folds(self) -> Markup:
+        return folds_figure(self.view.folds, self.view.scores)
+
+    @property
+    def fold_slides(self) -> bool:
+        """Whether the folds' numbers of slides are known."""
+        return any(fold.slides is not None for fold in self.view.folds)
+
+    @property
+    def bar(self) -> Markup:
+        return colour_bar(f"heat-{id(self.view)}")
+
+    def told(self, title: str) -> str:
+        """A score with its interval in one line, by its title."""
+        for score in self.view.scores:
+            if score.title == title:
+                interval = f" ({_score(score.low)} to {_score(score.high)})" if score.low is not None else ""
+                return f"{_score(score.value)}{interval}"
+        return "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number at the top of the page."""
+
+    title: str
+    value: str
+    bad: bool = False
+
+
+def render(view: StoreView, models: list[ModelPanel], pictures: Mapping[str, Picture], *, made: str) -> str:
+    """The whole page.
+
+    Args:
+        view: of the store.
+        models: in the order given.
+        pictures: of slides, by slide id.
+        made: when, as it is to be shown.
+    """
+    environment = _environment()
+    style, script = _asset("style.css"), _asset("script.js")
+    titles = [score.title for model in models for score in model.view.scores]
+    own = [run for run in view.runs if run.features == view.features]
+    return environment.get_template("report.html.j2").render(
+        view=view,
+        models=models,
+        pictures=pictures,
+        made=made,
+        version=VERSION,
+        facts=_facts(view),
+        failed=view.of_status("failed"),
+        empty=view.of_status("empty"),
+        unfinished=bool(own) and not own[0].finished,
+        score_titles=list(dict.fromkeys(titles)),
+        page_rows=PAGE_ROWS if len(view.slides) > MANY_SLIDES else 0,
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=_count, score=_score, percent=_percent, area=_area, seconds=_seconds, significant=_significant,
+        stamp=_stamp, data_uri=_data_uri,
+    )  # fmt: skip
+    return environment
+
+
+def _asset(name: str) -> str:
+    """Our own style sheet or script; `</` would end it early, and neither has any."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    """What a Content-Security-Policy allows this one text by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _facts(view: StoreView) -> list[Fact]:
+    failed, empty = len(view.of_status("failed")), len(view.of_status("empty"))
+    tiles = sum(row.tiles or 0 for row in view.slides)
+    invalid = sum(row.invalid_tiles or 0 for row in view.slides)
+    area = sum(row.area_mm2 or 0.0 for row in view.slides)
+    return [
+        Fact("slides", _count(len(view.slides))),
+        Fact("committed", _count(len(view.of_status("committed")))),
+        Fact("empty", _count(empty)),
+        Fact("failed", _count(failed), bad=failed > 0),
+        Fact(f"tiles, {_count(invalid)} invalid" if invalid else "tiles", _count(tiles)),
+        Fact("mm² of tissue", _area(area)),
+    ]
+
+
+# --- numbers as text -----------------------------------------------------------------------------------------------
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}".replace(",", THIN_SPACE)
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _area(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if value < 10 else f"{value:,.1f}".replace(",", THIN_SPACE)
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _significant(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _stamp(text: str) -> str:
+    """An ISO time without its letters."""
+    return text.replace("T", " ").removesuffix("Z")
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

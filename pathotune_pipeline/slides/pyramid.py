@@ -1,0 +1,196 @@
+"""The scale rule put to work: regions at an exact um/px, and whole slides at a coarse one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pathotune_pipeline.errors import ScaleError
+from pathotune_pipeline.slides.slide import Level, Slide, SlideInfo
+
+MAX_OVERVIEW_PIXELS = 64_000_000
+"""An overview larger than this (192 MB) is made coarser."""
+_READ_COLUMNS = 4096
+_SLAB_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPlan:
+    """How regions of one size and scale are read from one slide.
+
+    Attributes:
+        level: pyramid level that is read.
+        mpp: um/px of the result, exact up to the rounding of `read_size_px`.
+        size_px: (width, height) of the result.
+        read_size_px: (width, height) in pixels of the level.
+        extent_level0: (width, height) in level-0 pixels; not rounded.
+        shrink: target mpp / level mpp; under 1 the level is enlarged.
+        enlargement: share by which pixels are enlarged, 0 where the level is finer than the target.
+    """
+
+    level: int
+    mpp: float
+    size_px: tuple[int, int]
+    read_size_px: tuple[int, int]
+    extent_level0: tuple[float, float]
+    shrink: float
+    enlargement: float
+
+
+def plan_region(info: SlideInfo, target_mpp: float, size_px: tuple[int, int]) -> RegionPlan:
+    """Choose the level and the number of its pixels for regions at an exact scale.
+
+    The extent is computed for each axis from that axis' own mpp, so pixels of the result are square even where
+    those of the slide are not quite.
+
+    Args:
+        info: facts of the slide.
+        target_mpp: um/px of the result.
+        size_px: (width, height) of the result.
+
+    Raises:
+        ScaleError: no mpp, or the slide is too coarse for the target.
+    """
+    choice = info.choose_level(target_mpp)
+    if info.mpp is None:  # choose_level has refused this; said again for the type checker
+        raise ScaleError("no mpp in its metadata.")
+    downsample = info.levels[choice.level].downsample
+    extent = (size_px[0] * target_mpp / info.mpp.x, size_px[1] * target_mpp / info.mpp.y)
+    return RegionPlan(
+        level=choice.level,
+        mpp=target_mpp,
+        size_px=size_px,
+        read_size_px=(max(1, round(extent[0] / downsample)), max(1, round(extent[1] / downsample))),
+        extent_level0=extent,
+        shrink=choice.shrink,
+        enlargement=choice.enlargement,
+    )
+
+
+def read_planned(slide: Slide, plan: RegionPlan, *, location: tuple[int, int]) -> np.ndarray:
+    """Read one region by a plan made for this slide.
+
+    Args:
+        slide: an open slide.
+        plan: from `plan_region`.
+        location: top-left corner (x, y) in level-0 pixels.
+
+    Returns:
+        uint8 [height, width, 3] at the plan's scale.
+
+    Raises:
+        TileReadError: the file's data cannot be decoded there.
+    """
+    return resample(slide.read_region(location, plan.level, plan.read_size_px), plan.size_px)
+
+
+def read_at_mpp(slide: Slide, target_mpp: float, *, location: tuple[int, int], size_px: tuple[int, int]) -> np.ndarray:
+    """Read a region at an exact physical scale.
+
+    Args:
+        slide: an open slide with a known mpp.
+        target_mpp: um/px of the result.
+        location: top-left corner (x, y) in level-0 pixels.
+        size_px: (width, height) of the result.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        ScaleError: no mpp, or the slide is more than 5 % too coarse for the target.
+        TileReadError: the file's data cannot be decoded there.
+    """
+    return read_planned(slide, plan_region(slide.info, target_mpp, size_px), location=location)
+
+
+def resample(pixels: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
+    """Bring pixels to a size: area means where an axis shrinks, linear interpolation where it grows.
+
+    Args:
+        pixels: uint8 [h, w, 3].
+        size_px: (width, height) of the result.
+
+    Returns:
+        uint8 [height, width, 3]; `pixels` itself where nothing changes.
+    """
+    height, width = pixels.shape[:2]
+    # OpenCV averages areas only where neither axis grows, so the shrinking axes go first.
+    smaller = (min(width, size_px[0]), min(height, size_px[1]))
+    if smaller != (width, height):
+        pixels = np.asarray(cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA))
+    if smaller != tuple(size_px):
+        pixels = np.asarray(cv2.resize(pixels, size_px, interpolation=cv2.INTER_LINEAR))
+    return pixels
+
+
+def read_overview(
+    slide: Slide, target_mpp: float, *, max_pixels: int = MAX_OVERVIEW_PIXELS
+) -> tuple[np.ndarray, float, float]:
+    """The whole slide at a coarse scale, in bounded memory whatever the pyramid.
+
+    The result is the area mean over the level that the scale rule chooses. A flat slide is read in strips whose
+    shares are summed, so it equals shrinking the whole slide at once, and a few hundred megabytes suffice.
+
+    Args:
+        slide: an open slide with a known mpp.
+        target_mpp: um/px asked for. A slide that is coarser is given at its own scale.
+        max_pixels: an overview that would have more is made coarser.
+
+    Returns:
+        uint8 [h, w, 3], and its exact um/px along x and along y.
+
+    Raises:
+        ScaleError: the slide has no mpp.
+        TileReadError: a part of it cannot be decoded.
+    """
+    info = slide.info
+    finest = info.level_mpps()[0]
+    if info.mpp is None:
+        raise ScaleError("no mpp in its metadata.")
+    wanted = max(target_mpp, finest)
+    across, down = info.size.width * info.mpp.x / wanted, info.size.height * info.mpp.y / wanted
+    coarser = max(1.0, (across * down / max_pixels) ** 0.5)
+    index = info.choose_level(wanted * coarser).level
+    level = info.levels[index]
+    width = min(max(1, round(across / coarser)), level.size.width)
+    height = min(max(1, round(down / coarser)), level.size.height)
+    overview = _shrink_level(slide, index, level, (width, height))
+    return overview, info.size.width * info.mpp.x / width, info.size.height * info.mpp.y / height
+
+
+def _shrink_level(slide: Slide, index: int, level: Level, size_px: tuple[int, int]) -> np.ndarray:
+    width, height = size_px
+    sums = np.zeros((height, width * 3), np.float32)
+    per_row = level.size.height / height
+    strip_rows = 256 if level.size.width > 1 << 16 else 512
+    for top in range(0, level.size.height, strip_rows):
+        strip = _read_strip(slide, index, level, (top, min(top + strip_rows, level.size.height)))
+        for begin in range(0, strip.shape[0], _SLAB_ROWS):
+            slab = strip[begin : begin + _SLAB_ROWS]
+            if slab.shape[1] != width:
+                narrow = cv2.resize(slab.astype(np.float32), (width, slab.shape[0]), interpolation=cv2.INTER_AREA)
+            else:
+                narrow = slab.astype(np.float32)
+            first = top + begin
+            last = first + slab.shape[0]
+            from_row, to_row = int(first / per_row), min(height, int(np.ceil(last / per_row)))
+            edges = np.arange(from_row, to_row, dtype=np.float64)[:, None] * per_row
+            rows = np.arange(first, last, dtype=np.float64)[None, :]
+            shares = np.minimum(edges + per_row, rows + 1) - np.maximum(edges, rows)  # [rows out, rows in]
+            weights = (np.clip(shares, 0, None) / per_row).astype(np.float32)
+            sums[from_row:to_row] += weights @ narrow.reshape(slab.shape[0], width * 3)
+    np.rint(sums, out=sums)
+    return np.clip(sums, 0, 255).astype(np.uint8).reshape(height, width, 3)
+
+
+def _read_strip(slide: Slide, index: int, level: Level, rows: tuple[int, int]) -> np.ndarray:
+    top, bottom = rows
+    strip = np.empty((bottom - top, level.size.width, 3), np.uint8)
+    y = round(top * level.downsample)
+    for left in range(0, level.size.width, _READ_COLUMNS):
+        right = min(left + _READ_COLUMNS, level.size.width)
+        x = round(left * level.downsample)
+        strip[:, left:right] = slide.read_region((x, y), index, (right - left, bottom - top))
+    return strip

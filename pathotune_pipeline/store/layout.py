@@ -1,0 +1,82 @@
+"""Names and places inside a store. docs/store.md says the same in prose.
+
+    STORE/
+      store.json                                  format number
+      data.zarr/                                  a Zarr v3 hierarchy: committed data only
+        <slide>/                                  one group a slide
+          tissue-8mpp-<fingerprint>/              mask, geojson, thumbnail_jpeg
+          tiles-256px-0.5mpp-<fingerprint>/       coords, tissue_fraction
+          features-<encoder>-256px-0.5mpp-<fingerprint>/   features, valid
+      commits/<set>/<slide>@<fingerprint>.json    what is committed: one small record each
+      staging/<owner>/<random>/                   being written
+      runs/<run>/                                 run.json, outcomes.jsonl
+      cache/                                      content hashes of files; may be deleted
+
+A set is what one recipe makes of every slide: `features-stain-texture-256px-0.5mpp-1f0c...`, where the last part
+is the recipe's fingerprint. A group's last part is the fingerprint of recipe and slide contents together.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pathotune_pipeline.errors import StoreError
+
+FORMAT = 1
+DATA = "data.zarr"
+COMMITS = "commits"
+STAGING = "staging"
+RUNS = "runs"
+CACHE = "cache"
+MARKER = "store.json"
+CHUNK_ROWS = 8192
+"""Rows of features in a chunk; spans of work begin at multiples of it, so that a chunk has one writer."""
+
+Stage = Literal["tissue", "tiles", "features"]
+_SET = re.compile(r"^(tissue|tiles|features)-(.+)-([0-9a-f]{12})$")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SetName:
+    """Name of what one recipe makes of every slide.
+
+    Attributes:
+        stage: tissue, tiles or features.
+        label: readable: "8mpp", "256px-0.5mpp", "stain-texture-256px-0.5mpp".
+        recipe: 12 hexadecimal digits of the recipe's fingerprint.
+    """
+
+    stage: Stage
+    label: str
+    recipe: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}-{self.label}-{self.recipe}"
+
+    @classmethod
+    def parse(cls, text: str) -> SetName:
+        """Read a name back.
+
+        Raises:
+            StoreError: it is no set's name.
+        """
+        match = _SET.match(text)
+        if not match:
+            raise StoreError(f"{text!r} is no name of a set in a store.")
+        return cls(match[1], match[2], match[3])  # type: ignore[arg-type]
+
+    def group(self, fingerprint12: str) -> str:
+        """Name of one slide's group of this set."""
+        return f"{self.stage}-{self.label}-{fingerprint12}"
+
+
+def slug(text: str) -> str:
+    """An encoder's name as part of a file name: `hf-hub:org/name` becomes `hf-hub.org.name`."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text.replace(":", ".").replace("/", ".")).strip("._") or "unnamed"
+
+
+def number(value: float) -> str:
+    """A number in a name: 0.5, 8, 1.3."""
+    return f"{value:.6g}"

@@ -1,0 +1,88 @@
+"""Fingerprints: what changes them, what does not, and their golden values."""
+
+from __future__ import annotations
+
+import pytest
+
+from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
+from pathotune_pipeline.features.plan import ExtractSpec, Recipe, deviations, make_recipe
+
+CARD = EncoderCard(name="toy", source="built-in", architecture="toy", dim=8, tile_px=256, mpp=0.5)
+
+
+def recipe(card: EncoderCard = CARD, made: dict | None = None, **settings: object) -> Recipe:
+    return make_recipe(ExtractSpec.parse(settings), card, made or {"revision": 1})
+
+
+def prints(**settings: object) -> tuple[str, str, str]:
+    found = recipe(**settings).fingerprints("0" * 64, None)
+    return found.tissue, found.tiles, found.features
+
+
+BASE = prints()
+
+
+def test_golden_fingerprints() -> None:
+    """A change here makes every lab compute its archive anew: raise a stage's REVISION on purpose, never by accident."""
+    assert [value[:12] for value in BASE] == ["00855c21bc7c", "0cfa2b7828fd", "9eae8451c781"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoder": {"batch_size": 7, "device": "cpu"}},
+        {"slide": {"reader": "openslide", "allow_odd_mpp": True}},
+        {"engine": {"threads": 3, "max_invalid": 0.5}},
+        {"tiles": {"mpp": 0.5, "tile_px": 256}},
+    ],
+)
+def test_what_does_not_decide_the_result_is_not_hashed(settings: dict) -> None:
+    assert prints(**settings) == BASE
+
+
+def test_each_stage_depends_on_those_before_it() -> None:
+    tissue = prints(tissue={"min_chroma": 20.0})
+    assert all(a != b for a, b in zip(tissue, BASE, strict=True))
+    tiles = prints(tiles={"tile_px": 512})
+    assert tiles[0] == BASE[0]
+    assert tiles[1] != BASE[1]
+    assert tiles[2] != BASE[2]
+    other = recipe(made={"revision": 2}).fingerprints("0" * 64, None)
+    assert (other.tissue, other.tiles) == BASE[:2]
+    assert other.features != BASE[2]
+
+
+def test_identity_and_a_given_mpp_enter_a_slides_fingerprints_but_not_the_sets_name() -> None:
+    made = recipe()
+    one = made.fingerprints("0" * 64, None)
+    assert made.fingerprints("1" * 64, None).tissue != one.tissue
+    assert made.fingerprints("0" * 64, 0.25).tissue != one.tissue
+    assert recipe(slide={"mpp_override": 0.25}).features_set == made.features_set
+
+
+def test_names_are_readable() -> None:
+    made = recipe(tiles={"mpp": 0.25, "tile_px": 224})
+    assert str(made.features_set).startswith("features-toy-224px-0.25mpp-")
+    hub = CARD.with_values(name="hf-hub:org/name")
+    assert recipe(card=hub).features_set.label == "hf-hub.org.name-256px-0.5mpp"
+
+
+def test_a_card_that_is_only_renamed_makes_the_same_features() -> None:
+    assert CARD.with_values(name="other", licence="MIT").recipe() == CARD.recipe()
+    assert CARD.with_values(dim=9).recipe() != CARD.recipe()
+
+
+def test_a_deviation_from_the_card_is_said() -> None:
+    assert deviations(recipe()) == []
+    card = CARD.with_values(input_px=224, tile_px=224)
+    assert len(deviations(recipe(card=card, tiles={"mpp": 1.0, "tile_px": 256}))) == 2
+
+
+def test_precision_is_part_of_the_recipe() -> None:
+    torch = pytest.importorskip("torch")
+    from pathotune_pipeline.encoders.encoder import Encoder
+
+    module = torch.nn.Identity()
+    fp32 = Encoder(module, CARD, EncoderSpec(), torch.device("cpu")).recipe()
+    bf16 = Encoder(module, CARD, EncoderSpec(precision="bf16"), torch.device("cpu")).recipe()
+    assert fp32 != bf16

@@ -1,0 +1,200 @@
+"""Flows without a server, with a real one on loopback, with failures that pass; and what a pseudonymised run betrays."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pathotune_pipeline.store import open_store
+from pathotune_pipeline.testing.slides import write_slide, write_svs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    quiet = {
+        "PREFECT_HOME": str(home),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PYTHONWARNINGS": "ignore",
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, **quiet, **more}
+
+
+def pathotune(home: Path, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pathotune_pipeline.cli", *map(str, words)]
+    return subprocess.run(command, env=environment(home, **more), capture_output=True, text=True, check=False, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect home of the module's own: its database is migrated once."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("server")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    log = (home / "log").open("w")
+    process = subprocess.Popen(command, env=environment(home), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    address = f"http://127.0.0.1:{port}/api"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None, (home / "log").read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+        log.close()
+
+
+def ask(address: str, path: str, body: dict) -> list:
+    request = urllib.request.Request(  # noqa: S310
+        f"{address}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        return json.loads(answer.read())
+
+
+def test_the_extract_flow_runs_without_a_server_and_leaves_an_artifact(
+    home: Path, small_archive: Path, tmp_path: Path
+) -> None:
+    words = ("flow", "run", "extract", "--slides", small_archive, "--store", tmp_path / "s", "--tile-px", 128, "--workers", 2)
+    done = pathotune(home, *words, "--json")
+    assert done.returncode == 3, done.stderr
+    told = json.loads(done.stdout)
+    assert told["counts"] == {"slides": 7, "committed": 6, "empty": 0, "failed": 1, "computed": 6, "tiles": told["counts"]["tiles"]}
+    with sqlite3.connect(home / "prefect.db") as database:
+        (artifact,) = database.execute("select data from artifact where key = 'extract-summary'").fetchall()
+        states = database.execute("select name, state_name from task_run").fetchall()
+    assert "| 7 | 6 | 0 | 1 | 6 |" in artifact[0]
+    assert "broken.svs" in artifact[0]
+    assert states
+    assert {state for _, state in states} == {"Completed"}
+
+
+def test_the_nightly_flow_extracts_and_reports_against_a_real_server(
+    home: Path, server: str, small_archive: Path, tmp_path: Path
+) -> None:
+    words = ("flow", "run", "nightly", "--slides", small_archive, "--store", tmp_path / "s", "--tile-px", 128)
+    done = pathotune(home, *words, "--executor", "serial", "--out", tmp_path / "r", PREFECT_API_URL=server)
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "r" / "report.html").stat().st_size > 10_000
+    runs = {run["id"]: run for run in ask(server, "flow_runs/filter", {"limit": 50})}
+    assert sorted(run["state_name"] for run in runs.values()) == ["Completed", "Completed"]
+    artifacts = ask(server, "artifacts/filter", {"limit": 50})
+    assert any("broken.svs" in str(artifact["data"]) for artifact in artifacts)
+    again = pathotune(home, *words, "--executor", "serial", "--out", tmp_path / "r", "--json", PREFECT_API_URL=server)
+    assert json.loads(again.stdout)["counts"]["computed"] == 0
+
+
+def test_a_failure_that_passes_is_tried_again(
+    home: Path, tmp_path: Path, small_archive: Path
+) -> None:
+    """The store's folder for data is a file at first; a helper puts that right while the flow backs off."""
+    code = (
+        "import flows.tasks as tasks, threading, pathlib, os, time, json\n"
+        "tasks.extract_slides.retry_delay_seconds = [2.0, 2.0]\n"
+        "from flows.extract import extract_flow\n"
+        f"store = pathlib.Path({str(tmp_path / 's')!r})\n"
+        "from pathotune_pipeline.store import FeatureStore\n"
+        "FeatureStore(store).initialise()\n"
+        "(store / 'commits').rmdir(); (store / 'commits').write_text('in the way')\n"
+        "def mend():\n"
+        "    while not list(store.glob('runs/*/outcomes.jsonl')): time.sleep(0.1)\n"
+        "    (store / 'commits').unlink(); (store / 'commits').mkdir()\n"
+        "threading.Thread(target=mend, daemon=True).start()\n"
+        "FeatureStore.initialise = lambda self: None\n"
+        "FeatureStore.committed_ = FeatureStore.committed\n"
+        "def committed(self, name):\n"
+        "    return self.committed_(name) if (store / 'commits').is_dir() else set()\n"
+        "FeatureStore.committed = committed\n"
+        f"told = extract_flow(store=str(store), slides={str(small_archive / 'case-1')!r},\n"
+        "    settings={'tiles': {'tile_px': 128}, 'execution': {'executor': 'serial'}})\n"
+        "print('TOLD', json.dumps(told['counts']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(home), cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(re.search(r"TOLD (.*)", done.stdout)[1])
+    assert (counts["committed"], counts["failed"]) == (2, 0), done.stderr
+    assert "AwaitingRetry" in done.stderr
+
+
+def test_a_wrong_call_is_told_before_a_server_starts(home: Path, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    done = pathotune(home, "flow", "run", "extract", "--slides", tmp_path / "absent", "--store", tmp_path / "s")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "absent" in done.stderr
+    assert "Starting temporary server" not in done.stderr
+    assert time.perf_counter() - began < 60
+    assert not (tmp_path / "s").exists()
+
+
+NAME = "MUSTERMANN"
+
+
+def test_a_patients_name_is_in_no_output_of_a_pseudonymised_run(tmp_path: Path) -> None:
+    """Planted in a file's name, a TIFF description and a label image; searched for in every byte that was written."""
+    archive, key, out = tmp_path / "archive", tmp_path / "pseudonym.key", tmp_path / "out"
+    key.write_text("0123456789abcdef0123456789abcdef")
+    write_svs(
+        archive / f"{NAME}_Erika.svs", size_px=(1536, 1536), seed=1,
+        description=f"Patient = {NAME}, Erika|Barcode = {NAME}", label_text=f"{NAME}, ERIKA",
+    )  # fmt: skip
+    write_slide(archive / f"case {NAME}" / "b.tif", size_px=(1536, 1536), seed=2, description=f"{NAME}, Erika")
+    (archive / f"{NAME}_broken.svs").write_bytes(b"no slide")
+    (archive / f"{NAME}_notes.txt").write_text(NAME)
+    home = tmp_path / "prefect"
+    done = pathotune(
+        home, "flow", "run", "nightly", "--slides", archive, "--store", out / "store", "--pseudonymise", key,
+        "--tile-px", 128, "--workers", 1, "--out", out / "report", PREFECT_LOGGING_LEVEL="DEBUG",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "2 committed, 0 empty, 1 failed" in done.stdout
+    written = [path for folder in (out, home) for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 40
+    assert any(path.name == "prefect.db" for path in written)
+    for path in written:
+        assert NAME.lower() not in str(path.relative_to(tmp_path)).lower()
+        assert NAME.lower().encode() not in path.read_bytes().lower(), path
+    for stream in (done.stdout, done.stderr):
+        assert NAME.lower() not in stream.lower()
+    store = open_store(out / "store")
+    for name in store.sets():
+        for record in store.records(name).values():
+            assert re.fullmatch(r"s-[0-9a-f]{24}", record.slide_id)
+            for array in store.group(record).array_values():
+                assert NAME.lower().encode() not in array[...].tobytes().lower(), "zstd would have hidden it"
+
+
+def test_the_search_for_the_name_can_find_it(tmp_path: Path) -> None:
+    """Without pseudonyms the file's name is in the store: the test above can fail."""
+    archive = tmp_path / "archive"
+    write_slide(archive / f"{NAME}.tif", size_px=(1536, 1536), seed=2)
+    done = pathotune(tmp_path / "home", "extract", "--slides", archive, "--store", tmp_path / "s", "--executor", "serial", "--tile-px", 128)
+    assert done.returncode == 0, done.stderr
+    assert any(NAME in str(path) for path in (tmp_path / "s").rglob("*"))
