@@ -19,7 +19,7 @@ from pathotune_pipeline.evaluation.study import Study, run_study
 def crossval_task(study: Study, spec: CrossvalSpec) -> dict[str, Any]:
     """Cross-validate one head; its scores and notes."""
     result, notes = run_study(study, spec)
-    return {**result.summary(), "notes": notes}
+    return {"scores": result.scores, "notes": [*result.notes, *notes]}
 
 
 @flow(name="crossval", persist_result=False)
@@ -48,7 +48,7 @@ def crossval_flow(
     """
     spec = CrossvalSpec.parse(config.check(("crossval",), settings or {})["crossval"].model_dump())
     study = Study(Path(store), features, Path(labels), target, Path(out), overwrite)
-    summary = crossval_task(study, spec)
+    told = crossval_task(study, spec)
     lines = [
         f"# {spec.head} on `{features}`, target `{target}`",
         "",
@@ -56,8 +56,8 @@ def crossval_flow(
         "|---|---|---|",
     ]
     for name in ("auroc", "balanced_accuracy"):
-        score = summary[name]
+        score = told["scores"][name]
         if score["value"] is not None:
             lines.append(f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
     create_markdown_artifact(key="crossval-summary", markdown="\n".join(lines), description="Out-of-fold scores")
-    return summary
+    return told

@@ -107,15 +107,16 @@ def content_hash(path: Path) -> str:
     """The slide's identity: 64 hexadecimal digits.
 
     Raises:
-        SlideNotFoundError: the file cannot be read.
+        SlideNotFoundError: the file is not there.
+        OSError: the disk does not answer; trying again may help.
     """
     files = companion_files(path)
     try:
         if len(files) == 1:
             return _hash_file(path)
         lines = sorted(f"{_hash_file(file)}  {file.relative_to(path.parent).as_posix()}\n" for file in files)
-    except OSError as error:
-        raise SlideNotFoundError(f"cannot be read: {error.strerror or type(error).__name__}. Check the file.") from None
+    except FileNotFoundError:
+        raise SlideNotFoundError("the file is not there. Check the path, and that the archive is mounted.") from None
     own = f"{path.name}\n" if path.suffix.lower() == ".dcm" else ""
     return hashlib.sha256((own + "".join(lines)).encode()).hexdigest()
 

@@ -1,0 +1,1 @@
+"""Bags of features, their labels and their splits by patient."""

@@ -46,30 +46,30 @@ def study_of(arguments: argparse.Namespace) -> Any:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pathotune_pipeline.evaluation.crossval import CrossvalSpec
+    from pathotune_pipeline.evaluation.crossval import CrossvalProgress, CrossvalSpec
     from pathotune_pipeline.evaluation.study import run_study
 
     settings = config.load(("crossval",), arguments.config, arguments.assignments, given(arguments))
     spec = CrossvalSpec.parse(settings["crossval"].model_dump())
     bar = tqdm(desc=spec.head, unit="fit", disable=True if arguments.json else None, file=sys.stderr)
 
-    def on_progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+    def on_progress(progress: CrossvalProgress) -> None:
+        bar.total = progress.total
+        bar.update(progress.done - bar.n)
 
     with bar:
         result, notes = run_study(study_of(arguments), spec, on_progress=on_progress)
-    tell(result.summary(), notes, arguments.out, as_json=arguments.json)
+    tell(result.scores, [*result.notes, *notes], arguments.out, as_json=arguments.json)
     return 0
 
 
-def tell(summary: dict[str, Any], notes: list[str], out: Path, *, as_json: bool) -> None:
+def tell(scores: dict[str, Any], notes: list[str], out: Path, *, as_json: bool) -> None:
     """Print the scores."""
     if as_json:
-        print(json.dumps({**summary, "notes": notes, "out": str(out)}))
+        print(json.dumps({"scores": scores, "notes": notes, "out": str(out)}))
         return
     for name in ("auroc", "balanced_accuracy"):
-        score = summary[name]
+        score = scores[name]
         value = (
             "undefined" if score["value"] is None else f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
         )

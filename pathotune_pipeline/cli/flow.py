@@ -87,7 +87,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 def _crossval(arguments: argparse.Namespace) -> int:
     from flows.crossval import crossval_flow
 
-    summary = crossval_flow(
+    told = crossval_flow(
         store=str(arguments.store),
         features=arguments.features,
         labels=str(arguments.labels),
@@ -96,7 +96,7 @@ def _crossval(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         settings=_settings(arguments),
     )
-    crossval_verb.tell(summary, summary.pop("notes"), arguments.out, as_json=arguments.json)
+    crossval_verb.tell(told["scores"], told["notes"], arguments.out, as_json=arguments.json)
     return 0
 
 

@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class CrossvalResult:
         feature_set: name or fingerprint of the features.
         versions: of the libraries.
         notes: what a reader should know.
+        context: plain values of the caller's own, e.g. the target column.
         predictions: one row for each slide and seed.
         splits: one row for each slide, seed and fold.
         runs: one for each model.
@@ -97,6 +98,7 @@ class CrossvalResult:
     feature_set: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    context: dict[str, Any] = field(default_factory=dict)
     predictions: list[PredictionRow] = field(default_factory=list)
     splits: list[SplitRow] = field(default_factory=list)
     runs: list[FoldRun] = field(default_factory=list)
@@ -148,12 +150,15 @@ class CrossvalResult:
         return {name: said.value for name, said in scores.items()} | reasons
 
 
-def write_result(result: CrossvalResult, out_dir: Path, *, overwrite: bool = False) -> Path:
+def write_result(
+    result: CrossvalResult, out_dir: Path, *, context: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> Path:
     """Write a result into a folder, all or nothing, and return the folder.
 
     Args:
         result: of `crossval`.
         out_dir: absent or empty, unless `overwrite`.
+        context: plain values to add to the result's own context.
         overwrite: whether to replace what is there.
 
     Raises:
@@ -165,7 +170,7 @@ def write_result(result: CrossvalResult, out_dir: Path, *, overwrite: bool = Fal
     temporary = out_dir.with_name(f".{out_dir.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
-        _write_files(result, temporary)
+        _write_files(result, temporary, {**result.context, **(context or {})})
         _put_in_place(temporary, out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -209,8 +214,9 @@ def read_result(folder: Path) -> CrossvalResult:
         raise CorruptDataError(f"{folder}: the cross-validation's files cannot be read ({error}).") from error
 
 
-def _write_files(result: CrossvalResult, folder: Path) -> None:
+def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any]) -> None:
     record = {"format": FORMAT, "revision": REVISION, "runs": [asdict(run) for run in result.runs]}
+    record["context"] = dict(context)
     for name in ("settings", "classes", "feature_set", "versions", "notes", "scores", "per_seed", "per_fold", "roc"):
         record[name] = getattr(result, name)
     text = json.dumps(record, indent=1, allow_nan=False)

@@ -11,7 +11,7 @@ from pathotune_pipeline.archive.table import read_table
 from pathotune_pipeline.bags.dataset import BagDataset
 from pathotune_pipeline.bags.labels import LabelJoin, join_labels
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.crossval import CrossvalSpec, crossval
+from pathotune_pipeline.evaluation.crossval import CrossvalProgress, CrossvalSpec, crossval
 from pathotune_pipeline.evaluation.result import CrossvalResult, write_result
 from pathotune_pipeline.store.store import open_store
 
@@ -38,7 +38,7 @@ class Study:
 
 
 def run_study(
-    study: Study, spec: CrossvalSpec, *, on_progress: Callable[..., None] | None = None
+    study: Study, spec: CrossvalSpec, *, on_progress: Callable[[CrossvalProgress], None] | None = None
 ) -> tuple[CrossvalResult, list[str]]:
     """Read the bags, cross-validate, write `study.out`.
 
@@ -57,13 +57,9 @@ def run_study(
     dataset = BagDataset(store, features_set, join.labels)
     bags = [dataset[index] for index in range(len(dataset))]
     notes = [*join.notes, *dataset.notes, *_left_out(join)]
-    result = crossval(bags, spec, on_progress=on_progress)
-    context: dict[str, Any] = {
-        "features": str(features_set).removeprefix("features-"),
-        "target": study.target,
-        "slides": len(bags),
-        "notes": notes,
-    }
+    name = str(features_set).removeprefix("features-")
+    result = crossval(bags, spec, feature_set=name, on_progress=on_progress)
+    context: dict[str, Any] = {"features": name, "target": study.target, "slides": len(bags), "notes": notes}
     write_result(result, study.out, context=context, overwrite=study.overwrite)
     return result, notes
 

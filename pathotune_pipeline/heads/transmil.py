@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
+from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.heads.head import HeadOutput, HeadSpec, MILHead, detached
 from pathotune_pipeline.heads.nystrom import NystromAttention
 from pathotune_pipeline.spec import setting
@@ -55,6 +56,8 @@ class TransMIL(MILHead):
     def __init__(self, in_dim: int, n_classes: int, settings: TransMILSpec) -> None:
         super().__init__(in_dim, n_classes, settings)
         dim = settings.dim
+        if dim % settings.heads:
+            raise SpecError(f"transmil: dim {dim} is no multiple of heads {settings.heads}. Change one of them.")
         self.embed = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU())
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         self.layer1 = AttentionLayer(settings)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pathotune_pipeline.bags.dataset import linked_record
 from pathotune_pipeline.errors import PathotuneError, StoreError
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.runs import Run, read_runs
@@ -270,8 +269,15 @@ def _slide_row(slide_id: str, history: _History | None, record: CommitRecord | N
     row.case_id = str(record.facts.get("case_id") or "")
     row.tiles, row.invalid_tiles = int(record.facts["tiles"]), int(record.facts["invalid_tiles"])
     row.features = record
-    row.tissue, row.grid = linked_record(record, "tissue"), linked_record(record, "tiles")
+    row.tissue, row.grid = _linked(record, "tissue"), _linked(record, "tiles")
     return row
+
+
+def _linked(record: CommitRecord, stage: str) -> CommitRecord:
+    """The tissue or tiles that features were made from. `bags.linked_record` does the same, but loads torch."""
+    facts = record.facts
+    group, fingerprint = str(facts[f"{stage}_group"]), str(facts[f"{stage}_fingerprint"])
+    return CommitRecord(record.slide_id, record.set_name, fingerprint, group, facts)
 
 
 def _newest_tissue(store: FeatureStore) -> dict[str, CommitRecord]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from pathotune_pipeline.reports.models import Curve, FoldScore, Score
+from pathotune_pipeline.reports.models import SCORE_TITLES, Curve, FoldScore, Score
 from pathotune_pipeline.reports.overlay import heat_colours
 
 SERIES = 6
@@ -80,51 +80,52 @@ def roc_figure(curves: Sequence[Curve], scores: Sequence[Score]) -> Markup:
 
 
 def folds_figure(folds: Sequence[FoldScore], scores: Sequence[Score]) -> Markup:
-    """A row a fold, with a dot a seed: AUROC filled, balanced accuracy hollow; the whole's interval as a band."""
+    """The whole's scores with their intervals, and below them a row a fold with a dot a seed.
+
+    AUROC is filled, balanced accuracy hollow. Empty where no fold has a score.
+    """
     values = [value for fold in folds for value in (fold.auroc, fold.balanced_accuracy) if value is not None]
-    ends = [end for score in scores for end in (score.low, score.high, score.value) if end is not None]
     if not values:
         return Markup("")
-    low = min(0.5, int(min([*values, *(end for end in ends if end >= 0)]) * 10) / 10)
+    named = {score.title: score for score in scores}
+    whole = [named[title] for title in SCORE_TITLES.values() if title in named]
+    ends = [end for score in whole for end in (score.low, score.value) if end is not None]
+    low = min(0.5, int(min([*values, *ends]) * 10) / 10)
     numbers = sorted({fold.fold for fold in folds})
-    width, left, top, pitch = 300.0, 54.0, 10.0, 26.0
-    bottom = top + pitch * len(numbers)
+    width, left, top, pitch = 300.0, 54.0, 10.0, 32.0
+    bottom = top + pitch * (1 + len(numbers))
 
     def across(value: float) -> float:
         return left + (value - low) / (1 - low) * width
 
-    body = [_rect(left, top, width, bottom - top, "plot")]
-    for score, name in zip(scores[:2], ("s0", "s1"), strict=False):
-        if score.low is not None and score.high is not None:
-            start = across(max(low, score.low))
-            body.append(_rect(start, top, across(score.high) - start, bottom - top, f"band {name}"))
-        if score.value is not None:
-            body.append(_line(across(score.value), top, across(score.value), bottom, f"centre {name}"))
+    body = [_rect(left, top, width, bottom - top, "plot"), _line(left, top + pitch, left + width, top + pitch, "rule")]
     steps = round((1 - low) * 10)
     for step in range(steps + 1):
-        value = low + step / 10
         if steps > 6 and step % 2 != steps % 2:
             continue
-        body += [
-            _text(across(value), bottom + 16, f"{value:.1f}", "tick mid"),
-            _line(across(value), top, across(value), bottom, "grid"),
-        ]
+        x = across(low + step / 10)
+        body += [_line(x, top, x, bottom, "grid"), _text(x, bottom + 16, f"{low + step / 10:.1f}", "tick mid")]
+    body.append(_text(left - 8, top + pitch / 2 + 4, "all", "tick end"))
+    for score in whole:
+        name, y = ("dot s0", top + pitch / 2 - 6) if score.title == "AUROC" else ("ring s1", top + pitch / 2 + 6)
+        if score.low is not None and score.high is not None:
+            body.append(_line(across(score.low), y, across(score.high), y, f"whisker {name[-2:]}"))
+        if score.value is not None:
+            body.append(_dot(across(score.value), y, name, f"all: {score.title} {score.value:.3f}"))
     for row, number in enumerate(numbers):
-        y = top + pitch * (row + 0.5)
+        y = top + pitch * (row + 1.5)
         body.append(_text(left - 8, y + 4, f"fold {number + 1}", "tick end"))
         for fold in (fold for fold in folds if fold.fold == number):
-            seed = f"seed {fold.seed}, fold {number + 1}"
+            which = f"seed {fold.seed}, fold {number + 1}"
             if fold.auroc is not None:
-                body.append(_dot(across(fold.auroc), y - 5, "dot s0", f"{seed}: AUROC {fold.auroc:.3f}"))
+                body.append(_dot(across(fold.auroc), y - 6, "dot s0", f"{which}: AUROC {fold.auroc:.3f}"))
             if fold.balanced_accuracy is not None:
-                told = f"{seed}: balanced accuracy {fold.balanced_accuracy:.3f}"
-                body.append(_dot(across(fold.balanced_accuracy), y + 5, "ring s1", told))
-    legend = bottom + 36
+                told = f"{which}: balanced accuracy {fold.balanced_accuracy:.3f}"
+                body.append(_dot(across(fold.balanced_accuracy), y + 6, "ring s1", told))
+    legend = bottom + 38
     body += [_dot(left + 6, legend - 4, "dot s0", "AUROC"), _text(left + 16, legend, "AUROC", "tick")]
-    body += [
-        _dot(left + 82, legend - 4, "ring s1", "balanced accuracy"),
-        _text(left + 92, legend, "balanced accuracy", "tick"),
-    ]
+    body.append(_dot(left + 82, legend - 4, "ring s1", "balanced accuracy"))
+    body.append(_text(left + 92, legend, "balanced accuracy; bars: interval", "tick"))
     return _svg(left + width + 16, legend + 10, title="Scores of every fold", body=body)
 
 
@@ -149,6 +150,6 @@ def colour_bar(gradient_id: str) -> Markup:
     ]
     for x, text in ((8, "0"), (69, "25"), (130, "50"), (191, "75"), (252, "100")):
         body.append(_text(x, 26, text, "tick mid"))
-    body.append(_text(268, 12, "percentile of attention", "tick"))
-    body.append(_text(268, 26, "within the slide", "tick"))
-    return _svg(410, 32, title="Colours: percentile of attention within the slide", body=body)
+    body.append(_text(284, 12, "percentile of attention", "tick"))
+    body.append(_text(284, 26, "within the slide", "tick"))
+    return _svg(430, 32, title="Colours: percentile of attention within the slide", body=body)

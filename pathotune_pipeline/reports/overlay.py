@@ -15,12 +15,12 @@ from pathotune_pipeline.geometry import Size
 
 TISSUE_RGB = (0, 121, 84)
 TILE_RGB = (29, 78, 216)
-TILE_TINT = 0.16
+TILE_TINT = 0.12
 """Share of the tiles' colour within a tile."""
-DENSE_PX = 7
+DENSE_PX = 12
 """Tiles narrower than this on the picture are drawn as one area with one outline."""
 HEAT_MAP = cv2.COLORMAP_VIRIDIS
-HEAT_ALPHA = 0.72
+HEAT_ALPHA = 0.62
 MIN_QUALITY, MAX_QUALITY = 45, 84
 
 
@@ -108,7 +108,7 @@ def draw_tiles(image: np.ndarray, rectangles: np.ndarray) -> None:
     lines = np.zeros(image.shape[:2], np.uint8)
     for left, top, right, bottom in rectangles.tolist():
         cv2.rectangle(lines, (left, top), (right - 1, bottom - 1), 1, 1)
-    _blend(image, lines.astype(bool), TILE_RGB, 0.6)
+    _blend(image, lines.astype(bool), TILE_RGB, 0.5)
 
 
 def _blend(image: np.ndarray, where: np.ndarray, rgb: tuple[int, int, int], share: float) -> None:

@@ -20,10 +20,10 @@ def test_files_that_do_not_belong_together_are_found_out(tmp_path):
     save_checkpoint(tmp_path / "a", {"w": torch.zeros(2)}, {})
     save_checkpoint(tmp_path / "b", {"w": torch.ones(2)}, {})
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "b.safetensors").read_bytes())
-    with pytest.raises(CorruptDataError, match="not what a.json recorded"):
+    with pytest.raises(CorruptDataError, match=r"not what a\.json recorded"):
         load_checkpoint(tmp_path / "a")
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(CorruptDataError, match="b.json"):
+    with pytest.raises(CorruptDataError, match=r"b\.json"):
         load_checkpoint(tmp_path / "b")
 
 

@@ -36,7 +36,9 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def pathotune(home: Path, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pathotune_pipeline.cli", *map(str, words)]
-    return subprocess.run(command, env=environment(home, **more), capture_output=True, text=True, check=False, timeout=500)
+    return subprocess.run(
+        command, env=environment(home, **more), capture_output=True, text=True, check=False, timeout=500
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = (home / "log").open("w")
-    process = subprocess.Popen(command, env=environment(home), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=environment(home), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
     address = f"http://127.0.0.1:{port}/api"
     try:
         for _ in range(240):
@@ -72,21 +76,40 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def ask(address: str, path: str, body: dict) -> list:
-    request = urllib.request.Request(  # noqa: S310
+    request = urllib.request.Request(
         f"{address}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return json.loads(answer.read())
 
 
 def test_the_extract_flow_runs_without_a_server_and_leaves_an_artifact(
     home: Path, small_archive: Path, tmp_path: Path
 ) -> None:
-    words = ("flow", "run", "extract", "--slides", small_archive, "--store", tmp_path / "s", "--tile-px", 128, "--workers", 2)
+    words = (
+        "flow",
+        "run",
+        "extract",
+        "--slides",
+        small_archive,
+        "--store",
+        tmp_path / "s",
+        "--tile-px",
+        128,
+        "--workers",
+        2,
+    )
     done = pathotune(home, *words, "--json")
     assert done.returncode == 3, done.stderr
     told = json.loads(done.stdout)
-    assert told["counts"] == {"slides": 7, "committed": 6, "empty": 0, "failed": 1, "computed": 6, "tiles": told["counts"]["tiles"]}
+    assert told["counts"] == {
+        "slides": 7,
+        "committed": 6,
+        "empty": 0,
+        "failed": 1,
+        "computed": 6,
+        "tiles": told["counts"]["tiles"],
+    }
     with sqlite3.connect(home / "prefect.db") as database:
         (artifact,) = database.execute("select data from artifact where key = 'extract-summary'").fetchall()
         states = database.execute("select name, state_name from task_run").fetchall()
@@ -111,36 +134,37 @@ def test_the_nightly_flow_extracts_and_reports_against_a_real_server(
     assert json.loads(again.stdout)["counts"]["computed"] == 0
 
 
-def test_a_failure_that_passes_is_tried_again(
-    home: Path, tmp_path: Path, small_archive: Path
-) -> None:
-    """The store's folder for data is a file at first; a helper puts that right while the flow backs off."""
-    code = (
-        "import flows.tasks as tasks, threading, pathlib, os, time, json\n"
-        "tasks.extract_slides.retry_delay_seconds = [2.0, 2.0]\n"
-        "from flows.extract import extract_flow\n"
-        f"store = pathlib.Path({str(tmp_path / 's')!r})\n"
-        "from pathotune_pipeline.store import FeatureStore\n"
-        "FeatureStore(store).initialise()\n"
-        "(store / 'commits').rmdir(); (store / 'commits').write_text('in the way')\n"
-        "def mend():\n"
-        "    while not list(store.glob('runs/*/outcomes.jsonl')): time.sleep(0.1)\n"
-        "    (store / 'commits').unlink(); (store / 'commits').mkdir()\n"
-        "threading.Thread(target=mend, daemon=True).start()\n"
-        "FeatureStore.initialise = lambda self: None\n"
-        "FeatureStore.committed_ = FeatureStore.committed\n"
-        "def committed(self, name):\n"
-        "    return self.committed_(name) if (store / 'commits').is_dir() else set()\n"
-        "FeatureStore.committed = committed\n"
-        f"told = extract_flow(store=str(store), slides={str(small_archive / 'case-1')!r},\n"
-        "    settings={'tiles': {'tile_px': 128}, 'execution': {'executor': 'serial'}})\n"
-        "print('TOLD', json.dumps(told['counts']))\n"
+def test_a_failure_that_passes_is_tried_again(home: Path, tmp_path: Path, small_archive: Path) -> None:
+    """The disk gives trouble after the plan was made: staging cannot be written until the flow has backed off once."""
+    code = f"""
+import json, pathlib, threading, time
+import flows.extract as flow
+import flows.tasks as tasks
+tasks.extract_slides.retry_delay_seconds = [2.0, 2.0]
+store, plan = pathlib.Path({str(tmp_path / "s")!r}), flow.plan_extract
+def plan_then_trouble(*arguments, **more):
+    made = plan(*arguments, **more)
+    (store / 'staging').rmdir()
+    (store / 'staging').write_text('in the way')
+    return made
+def mend():
+    while not list(store.glob('runs/*/outcomes.jsonl')):
+        time.sleep(0.1)
+    time.sleep(1.0)
+    (store / 'staging').unlink()
+flow.plan_extract = plan_then_trouble
+threading.Thread(target=mend, daemon=True).start()
+told = flow.extract_flow(store=str(store), slides={str(small_archive / "case-1")!r},
+    settings={{'tiles': {{'tile_px': 128}}, 'execution': {{'executor': 'serial'}}}})
+print('TOLD', json.dumps(told['counts']))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(home), cwd=ROOT, capture_output=True, text=True, timeout=500
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(home), cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     counts = json.loads(re.search(r"TOLD (.*)", done.stdout)[1])
     assert (counts["committed"], counts["failed"]) == (2, 0), done.stderr
-    assert "AwaitingRetry" in done.stderr
+    assert "Retry 1/2" in done.stderr
 
 
 def test_a_wrong_call_is_told_before_a_server_starts(home: Path, tmp_path: Path) -> None:
@@ -195,6 +219,17 @@ def test_the_search_for_the_name_can_find_it(tmp_path: Path) -> None:
     """Without pseudonyms the file's name is in the store: the test above can fail."""
     archive = tmp_path / "archive"
     write_slide(archive / f"{NAME}.tif", size_px=(1536, 1536), seed=2)
-    done = pathotune(tmp_path / "home", "extract", "--slides", archive, "--store", tmp_path / "s", "--executor", "serial", "--tile-px", 128)
+    done = pathotune(
+        tmp_path / "home",
+        "extract",
+        "--slides",
+        archive,
+        "--store",
+        tmp_path / "s",
+        "--executor",
+        "serial",
+        "--tile-px",
+        128,
+    )
     assert done.returncode == 0, done.stderr
     assert any(NAME in str(path) for path in (tmp_path / "s").rglob("*"))

@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from pathotune_pipeline.archive.identity import key_of
+from pathotune_pipeline.bags.dataset import linked_record
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -136,7 +138,10 @@ def commit_slide(store: FeatureStore, slide: FakeSlide) -> int:
     }
     made_with = {
         "encoder": {"name": "stain-texture", "dim": 4, "mpp": 0.5, "sha256": None},
-        "settings": {"encoder": {"name": "stain-texture", "weights": "/home/someone/weights.pt"}, "tiles": {"min_tissue": 0.25}},
+        "settings": {
+            "encoder": {"name": "stain-texture", "weights": "/home/someone/weights.pt"},
+            "tiles": {"min_tissue": 0.25},
+        },
         "versions": {"pathotune_pipeline": "0.1", "numpy": "2.0"},
         "reader": "openslide",
     }
@@ -186,15 +191,18 @@ def build_store(root: Path, slides: list[FakeSlide], *, stamp: str = "20260101T0
     """A store with these slides and one run over them."""
     store = FeatureStore(root)
     store.initialise()
-    outcomes = [
-        outcome_of(slide, 0 if slide.status == "failed" else commit_slide(store, slide)) for slide in slides
-    ]
+    outcomes = [outcome_of(slide, 0 if slide.status == "failed" else commit_slide(store, slide)) for slide in slides]
     write_run(store, stamp, outcomes)
     return store
 
 
 def build_model(
-    folder: Path, store: FeatureStore, labels: dict[str, str], *, seeds: int = 2, classes: tuple[str, ...] = ("neg", "pos")
+    folder: Path,
+    store: FeatureStore,
+    labels: dict[str, str],
+    *,
+    seeds: int = 2,
+    classes: tuple[str, ...] = ("neg", "pos"),
 ) -> Path:
     """A model folder as `write_result` writes it; the first slide is predicted wrongly."""
     folder.mkdir(parents=True)
@@ -204,8 +212,8 @@ def build_model(
     for index, (slide_id, label) in enumerate(labels.items()):
         said = classes.index(label) if index else (classes.index(label) + 1) % len(classes)
         record = records[slide_id]
-        count = record.facts["tiles"] - record.facts["invalid_tiles"]
-        attention[slide_id] = _bumpy(rng, count)
+        coords = store.read(linked_record(record, "tiles"), "coords")[record.facts["invalid_tiles"] :]
+        attention[slide_id] = _bumpy(rng, coords)
         for seed in range(seeds):
             logits = rng.normal(0, 0.5, len(classes)) + 2.0 * np.eye(len(classes))[said]
             probs = np.exp(logits) / np.exp(logits).sum()
@@ -250,12 +258,21 @@ def build_model(
     return folder
 
 
-def _bumpy(rng: np.random.Generator, count: int) -> np.ndarray:
-    weights = np.exp(np.convolve(rng.normal(size=count + 24), np.ones(25) / 8, mode="valid")).astype(np.float32)
+def _bumpy(rng: np.random.Generator, coords: np.ndarray) -> np.ndarray:
+    """Attention [N] that falls off around one place and sums to 1."""
+    centre = coords[int(rng.integers(len(coords)))]
+    away = np.linalg.norm((coords - centre) / 3000.0, axis=1)
+    weights = np.exp(-away + rng.normal(0, 0.15, len(coords))).astype(np.float32)
     return weights / weights.sum()
 
 
 NASTY = "b%2F<script>alert(1)<%2Fscript>'\"&ünï"
+
+
+@pytest.fixture(scope="session")
+def fake() -> SimpleNamespace:
+    """Everything above, for tests: a test file cannot import its conftest."""
+    return SimpleNamespace(**globals())
 
 
 @pytest.fixture

@@ -47,10 +47,16 @@
   };
   Array.from(table.tHead.rows[0].cells).forEach((head, column) => {
     if (!head.dataset.sort) return;
-    const button = document.createElement("button");
-    button.type = "button";
+    const button = document.createElement("span"); // Chromium does not print a <button> in a repeated table head
+    button.role = "button";
+    button.tabIndex = 0;
     button.append(...head.childNodes);
     button.addEventListener("click", () => sort(head, column));
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sort(head, column);
+    });
     head.append(button);
   });
   for (const each of [text, status]) each.addEventListener("input", () => { page = 0; show(); });
