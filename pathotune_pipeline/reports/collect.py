@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import calendar
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pathotune_pipeline.errors import PathotuneError, StoreError
+from pathotune_pipeline.reports.history import History, RunRow, histories, nanoseconds, run_row
+from pathotune_pipeline.reports.settings import flatten
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.runs import Run, read_runs
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore
@@ -56,20 +56,6 @@ class SlideRow:
     tissue: CommitRecord | None = None
     grid: CommitRecord | None = None
     extent_level0: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """One run: `finished` is empty where it was killed or still runs."""
-
-    run_id: str
-    verb: str
-    features: str
-    started: str
-    finished: str
-    slides: int | None
-    computed: int
-    failed: int
 
 
 @dataclass(slots=True)
@@ -137,7 +123,7 @@ def collect(store: FeatureStore, features_set: SetName | None) -> StoreView:
     """Read what is to be shown of one feature set; no pictures yet."""
     view = StoreView(store.root.resolve().name)
     runs = read_runs(store.runs)
-    view.runs = [_run_row(run) for run in reversed(runs)]
+    view.runs = [run_row(run) for run in reversed(runs)]
     if features_set is None:
         return view
     view.features = _short(features_set)
@@ -170,74 +156,12 @@ def _newest_commit(store: FeatureStore, features_set: SetName) -> int:
     return max((int(record.facts["committed_ns"]) for record in store.records(features_set).values()), default=0)
 
 
-# --- runs and outcomes ---------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _History:
-    """One slide's newest outcome, when its run ended, and the newest one that did work."""
-
-    newest: Mapping[str, Any]
-    ended: str
-    worked: Mapping[str, Any] | None = None
-
-
-def _outcomes_of(run: Run) -> dict[str, Mapping[str, Any]]:
-    """The last outcome of each slide of a run, held against what the run said in the end."""
-    told: dict[str, Mapping[str, Any]] = {
-        str(line["slide_id"]): line for line in run.outcomes if isinstance(line, dict) and "slide_id" in line
-    }
-    for slide_id, reason in (run.record.get("failures") or {}).items():
-        if told.get(slide_id, {}).get("status") != "failed":
-            told[slide_id] = {"slide_id": slide_id, "status": "failed", "reason": reason}
-    return told
-
-
-def _histories(runs: Iterable[Run]) -> dict[str, _History]:
-    found: dict[str, _History] = {}
-    for run in runs:
-        ended = str(run.record.get("finished") or run.record.get("started") or "")
-        for slide_id, outcome in _outcomes_of(run).items():
-            before = found.get(slide_id)
-            worked = outcome if outcome.get("new", True) else None
-            found[slide_id] = _History(outcome, ended, worked or (before.worked if before else None))
-    return found
-
-
-def _run_row(run: Run) -> RunRow:
-    outcomes = _outcomes_of(run).values()
-    counts = run.record.get("counts") or {}
-    failed = sum(outcome.get("status") == "failed" for outcome in outcomes)
-    computed = sum(bool(outcome.get("new", True)) and outcome.get("status") != "failed" for outcome in outcomes)
-    return RunRow(
-        run_id=run.run_id,
-        verb=str(run.record.get("verb", "")),
-        features=str(run.record.get("features", "")).removeprefix("features-"),
-        started=str(run.record.get("started") or ""),
-        finished=str(run.record.get("finished") or ""),
-        slides=run.record.get("slides"),
-        computed=int(counts.get("computed", computed)),
-        failed=int(counts.get("failed", failed)),
-    )
-
-
-def _nanoseconds(stamp: str) -> int:
-    """The end of the second that an ISO time names; 0 where it is none."""
-    try:
-        return (calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")) + 1) * 10**9
-    except ValueError:
-        return 0
-
-
 # --- slides --------------------------------------------------------------------------------------------------------
 
 
 def _slides(store: FeatureStore, runs: list[Run], records: dict[str, CommitRecord]) -> list[SlideRow]:
-    histories = _histories(runs)
-    rows = [
-        _slide_row(slide_id, histories.get(slide_id), records.get(slide_id))
-        for slide_id in sorted({*histories, *records})
-    ]
+    known = histories(runs)
+    rows = [_slide_row(slide_id, known.get(slide_id), records.get(slide_id)) for slide_id in sorted({*known, *records})]
     unlinked = [row for row in rows if row.tissue is None]
     tissue = _newest_tissue(store) if unlinked else {}
     for row in unlinked:
@@ -247,7 +171,7 @@ def _slides(store: FeatureStore, runs: list[Run], records: dict[str, CommitRecor
     return rows
 
 
-def _slide_row(slide_id: str, history: _History | None, record: CommitRecord | None) -> SlideRow:
+def _slide_row(slide_id: str, history: History | None, record: CommitRecord | None) -> SlideRow:
     row = SlideRow(slide_id)
     if history:
         row.status, row.reason = str(history.newest.get("status")), str(history.newest.get("reason") or "")
@@ -258,7 +182,7 @@ def _slide_row(slide_id: str, history: _History | None, record: CommitRecord | N
         if row.status != "failed":
             row.status, row.reason = "failed", "said to be done and not found in the store. Run again."
         return row
-    newer = history is None or int(record.facts["committed_ns"]) > _nanoseconds(history.ended)
+    newer = history is None or int(record.facts["committed_ns"]) > nanoseconds(history.ended)
     if row.status == "failed" and not newer:
         row.reason += " (Features of an earlier run are in the store.)"
         row.case_id = str(record.facts.get("case_id") or "")
@@ -338,34 +262,3 @@ def _settings(view: StoreView, store: FeatureStore, runs: list[Run], records: di
     view.versions = {
         str(name): str(text) for name, text in (attrs.get("versions") or record.get("versions") or {}).items()
     }
-
-
-def flatten(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as dotted names and short texts. Of a path only its last part is kept."""
-    if not isinstance(values, Mapping):
-        return [(prefix, _text(values))]
-    found: list[tuple[str, str]] = []
-    for name, value in values.items():
-        dotted = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(value, Mapping) and value:
-            found += flatten(value, dotted)
-        else:
-            found.append((dotted, _text(value)))
-    return found
-
-
-def _text(value: Any) -> str:
-    match value:
-        case None | "" | []:
-            return ""
-        case Mapping():
-            return ", ".join(f"{name}: {_text(each)}" for name, each in value.items())
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:.10g}"
-        case list() | tuple():
-            return ", ".join(_text(each) for each in value)
-        case str() if value.startswith(("/", "~", "\\")) or value[1:3] in (":\\", ":/"):
-            return value.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return str(value)

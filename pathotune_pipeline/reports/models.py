@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.reports.collect import flatten
+from pathotune_pipeline.reports.settings import flatten
 
 RESULT = "crossval.json"
 PREDICTIONS = "predictions.csv"
