@@ -62,20 +62,8 @@ class BagDataset:
         row = self.labels[record.slide_id]
         return Bag(
             features=self.store.read(record, "features")[valid],
-            coords=self.store.read(self.tiles_record(record), "coords")[valid],
+            coords=self.store.read(record.made_from("tiles"), "coords")[valid],
             bag_id=record.slide_id,
             group=row.case_id,
             target=row.label,
         )
-
-    def tiles_record(self, record: CommitRecord) -> CommitRecord:
-        """The commit of the tiles that a features commit was made from."""
-        return linked_record(record, "tiles")
-
-
-def linked_record(record: CommitRecord, stage: str) -> CommitRecord:
-    """The tiles or tissue that a features commit was made from, by the names it holds."""
-    group = str(record.facts[f"{stage}_group"])
-    return CommitRecord(
-        record.slide_id, record.set_name, str(record.facts[f"{stage}_fingerprint"]), group, record.facts
-    )

@@ -184,6 +184,7 @@ def begin_run(store: FeatureStore, manifest: Manifest, plan: ExtractPlan) -> Run
         features=str(plan.recipe.features_set),
         slides=len(manifest),
         planned=len(plan.jobs),
+        planned_slides=[job.item.slide_id for job in plan.jobs],
         passed_over=[list(pair) for pair in manifest.passed_over],
     )
     for outcome in plan.done:

@@ -39,7 +39,9 @@ class ABMIL(MILHead):
 
     Settings: ClassVar[type[HeadSpec]] = ABMILSpec
     # Published: Adam 5e-4, weight decay 1e-4, 20 epochs, batch 1. More epochs here, ended by the validation loss.
-    preset: ClassVar[TrainSpec] = TrainSpec(optimizer="adam", lr=5e-4, weight_decay=1e-4, epochs=60, patience=10)
+    preset: ClassVar[TrainSpec] = TrainSpec(
+        optimizer="adam", lr=5e-4, weight_decay=1e-4, epochs=60, min_epochs=40, patience=10
+    )
 
     def __init__(self, in_dim: int, n_classes: int, settings: ABMILSpec) -> None:
         super().__init__(in_dim, n_classes, settings)

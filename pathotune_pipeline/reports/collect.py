@@ -193,15 +193,8 @@ def _slide_row(slide_id: str, history: History | None, record: CommitRecord | No
     row.case_id = str(record.facts.get("case_id") or "")
     row.tiles, row.invalid_tiles = int(record.facts["tiles"]), int(record.facts["invalid_tiles"])
     row.features = record
-    row.tissue, row.grid = _linked(record, "tissue"), _linked(record, "tiles")
+    row.tissue, row.grid = record.made_from("tissue"), record.made_from("tiles")
     return row
-
-
-def _linked(record: CommitRecord, stage: str) -> CommitRecord:
-    """The tissue or tiles that features were made from. `bags.linked_record` does the same, but loads torch."""
-    facts = record.facts
-    group, fingerprint = str(facts[f"{stage}_group"]), str(facts[f"{stage}_fingerprint"])
-    return CommitRecord(record.slide_id, record.set_name, fingerprint, group, facts)
 
 
 def _newest_tissue(store: FeatureStore) -> dict[str, CommitRecord]:

@@ -48,6 +48,11 @@ class CommitRecord:
     group: str
     facts: dict[str, Any]
 
+    def made_from(self, stage: Stage) -> CommitRecord:
+        """The tissue or tiles that features were made from, by the names that their record holds."""
+        fingerprint, group = self.facts[f"{stage}_fingerprint"], self.facts[f"{stage}_group"]
+        return CommitRecord(self.slide_id, self.set_name, str(fingerprint), str(group), self.facts)
+
 
 class FeatureStore:
     """A store on a file system. Any number of processes may read and write at once."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from pathotune_pipeline.bags.dataset import linked_record
+from pathotune_pipeline.archive.identity import encode_id
 from pathotune_pipeline.evaluation.result import read_result
 from pathotune_pipeline.store.store import FeatureStore, open_store
 
@@ -49,7 +49,7 @@ def planted_auroc(store: Path, model: Path, truth: Path) -> PlantedScore | None:
     result = read_result(model)
     if not result.attention:
         return None
-    boxes = {_plain(name): _corners(facts["planted"]) for name, facts in json.loads(truth.read_text()).items()}
+    boxes = {encode_id(name): _corners(facts["planted"]) for name, facts in json.loads(truth.read_text()).items()}
     opened = open_store(store)
     scores, shares = [], []
     for slide_id, record in opened.records(opened.find_set(result.feature_set)).items():
@@ -65,12 +65,6 @@ def planted_auroc(store: Path, model: Path, truth: Path) -> PlantedScore | None:
     return PlantedScore(float(np.mean(scores)), min(scores), len(scores), float(np.mean(shares)))
 
 
-def _plain(name: str) -> str:
-    from pathotune_pipeline.archive.identity import encode_id
-
-    return encode_id(name)
-
-
 def _corners(boxes: list[list[float]]) -> np.ndarray:
     """[[x, y, w, h], ...] to float64 [N, 4] of (left, top, right, bottom)."""
     array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -78,7 +72,7 @@ def _corners(boxes: list[list[float]]) -> np.ndarray:
 
 
 def _is_planted(store: FeatureStore, record: Any, planted: np.ndarray) -> np.ndarray:
-    tiles = linked_record(record, "tiles")
+    tiles = record.made_from("tiles")
     valid = store.read(record, "valid").astype(bool)
     corners = store.read(tiles, "coords")[valid].astype(np.float64)
     geometry: Any = store.group(tiles).attrs["geometry"]

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from pathotune_pipeline.archive.identity import key_of
-from pathotune_pipeline.bags.dataset import linked_record
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -212,7 +211,7 @@ def build_model(
     for index, (slide_id, label) in enumerate(labels.items()):
         said = classes.index(label) if index else (classes.index(label) + 1) % len(classes)
         record = records[slide_id]
-        coords = store.read(linked_record(record, "tiles"), "coords")[record.facts["invalid_tiles"] :]
+        coords = store.read(record.made_from("tiles"), "coords")[record.facts["invalid_tiles"] :]
         attention[slide_id] = _bumpy(rng, coords)
         for seed in range(seeds):
             logits = rng.normal(0, 0.5, len(classes)) + 2.0 * np.eye(len(classes))[said]
