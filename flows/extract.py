@@ -16,7 +16,7 @@ from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-from pathotune_pipeline.features.extract import ExtractResult, begin_run, end_run, plan_extract
+from pathotune_pipeline.features.extract import ExtractResult, begin_run, check_device, end_run, plan_extract
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.store.store import FeatureStore
@@ -68,6 +68,7 @@ def run_extract(
 ) -> ExtractResult:
     """Plan, run tasks, reconcile; inside a flow run."""
     logger = get_run_logger()
+    check_device(spec, execution)
     plan = plan_extract(manifest, spec, store, pseudonymiser=key)
     log = begin_run(store, manifest, plan)
     logger.info("%d slides: %d to do, %d in the store already", len(manifest), len(plan.jobs), len(plan.done))

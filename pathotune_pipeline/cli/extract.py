@@ -65,13 +65,14 @@ def extract_spec(settings: dict[str, Spec]) -> ExtractSpec:
 
 def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-    from pathotune_pipeline.features.extract import ExtractPlan, extract
+    from pathotune_pipeline.features.extract import ExtractPlan, check_device, extract
     from pathotune_pipeline.features.plan import deviations
     from pathotune_pipeline.store.store import FeatureStore
 
     settings = config.load(EXTRACT_SECTIONS, arguments.config, arguments.assignments, given(arguments))
     spec, execution = extract_spec(settings), settings["execution"]
     assert isinstance(execution, ExecutionSpec)
+    check_device(spec, execution)
     manifest, pseudonymiser = source(arguments)
     bar = tqdm(desc="slides", unit="slide", disable=None if not arguments.json else True, file=sys.stderr)
 

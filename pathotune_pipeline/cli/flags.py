@@ -6,6 +6,7 @@ import argparse
 import sys
 import types
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from pathotune_pipeline.config import Leaf, choices, leaves, section, strip_optional
@@ -28,7 +29,9 @@ class Parser(argparse.ArgumentParser):
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Add `--config`, `--set`, and a flag for every setting of the named sections."""
     shared = parser.add_argument_group("settings from a file")
-    shared.add_argument("--config", metavar="YAML", help="settings file; `configs/default.yaml` lists every key")
+    shared.add_argument(
+        "--config", type=Path, metavar="YAML", help="settings file; `configs/default.yaml` lists every key"
+    )
     shared.add_argument(
         "--set",
         dest="assignments",

@@ -7,6 +7,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import yaml
 
@@ -14,7 +15,7 @@ from pathotune_pipeline import config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="YAML", help="a settings file to check and complete")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="a settings file to check and complete")
     parser.add_argument(
         "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="one setting"
     )

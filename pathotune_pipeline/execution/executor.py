@@ -23,6 +23,11 @@ class ExecutionSpec(Spec):
         None, "Worker processes of the local executor; empty: one a core, at most 8.", hashed=False, ge=1, le=512
     )
 
+    @property
+    def here(self) -> bool:
+        """Whether the work is done on this machine, whose devices can be looked at before it begins."""
+        return self.executor in ("serial", "local")
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathotune_pipeline.archive.identity import IdentityCache, Pseudonymiser, key_of
 from pathotune_pipeline.archive.manifest import Manifest, SlideItem
 from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import WorkerLostError
-from pathotune_pipeline.execution.executor import Executor
+from pathotune_pipeline.execution.executor import ExecutionSpec, Executor
 from pathotune_pipeline.features.outcome import Outcome, count
 from pathotune_pipeline.features.plan import ExtractSpec, Recipe, SlideJob, make_recipe
 from pathotune_pipeline.features.worker import outcome_of_record, process_slide
@@ -55,6 +56,16 @@ class ExtractResult:
 
     def counts(self) -> dict[str, int]:
         return count(self.outcomes)
+
+
+def check_device(spec: ExtractSpec, execution: ExecutionSpec) -> None:
+    """Look for the device before any work begins, where the work is done on this machine.
+
+    Raises:
+        SpecError: it is not there.
+    """
+    if execution.here:
+        pick_device(spec.encoder.device)
 
 
 def plan_extract(
