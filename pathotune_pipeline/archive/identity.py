@@ -186,6 +186,9 @@ def redact(text: str, path: Path, slide_id: str, private: Iterable[str] = ()) ->
         slide_id: what stands in its place.
         private: further strings to replace, such as names of folders above it.
     """
+    folders = {str(path.absolute().parent), str(path.parent)} - {".", "/"}
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
     names = {str(path), str(path.absolute()), path.name, path.stem, quote(path.name), quote(path.stem), *private}
     for name in sorted((name for name in names if name), key=len, reverse=True):
         if len(name) > 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from pathotune_pipeline.archive.identity import IdentityCache, Pseudonymiser, key_of
+from pathotune_pipeline.archive.identity import IdentityCache, Pseudonymiser, key_of, redact
 from pathotune_pipeline.archive.manifest import Manifest, SlideItem
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.engine.device import pick_device
@@ -85,7 +85,7 @@ def plan_extract(
     committed = store.committed(recipe.features_set)
     plan = ExtractPlan(recipe, [], [], cache, manifest.items)
     for item in manifest.items:
-        mpp = item.mpp if item.mpp is not None else spec.slide.mpp_override
+        mpp = given_mpp(item, spec)
         identity = cache.get(item.path)
         if identity is not None:
             prints = recipe.fingerprints(identity, mpp)
@@ -95,6 +95,11 @@ def plan_extract(
         plan.jobs.append(SlideJob(item, mpp, recipe, store.root.absolute(), threads=1, identity=identity))
     plan.jobs.sort(key=lambda job: -_size(job.item))
     return plan
+
+
+def given_mpp(item: SlideItem, spec: ExtractSpec) -> float | None:
+    """The um/px that a user gave for a slide: the manifest's, else the override for all, else none."""
+    return item.mpp if item.mpp is not None else spec.slide.mpp_override
 
 
 def _size(item: SlideItem) -> int:
@@ -113,7 +118,7 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
         if result.error is not None:
             lost = isinstance(result.error, WorkerLostError)
             reason = str(result.error) if lost else f"{type(result.error).__name__}: {result.error}"
-            yield Outcome(item.slide_id, "failed", reason=reason, transient=lost)
+            yield Outcome(item.slide_id, "failed", reason=redact(reason, item.path, item.slide_id), transient=lost)
             continue
         outcome: Outcome = result.value
         if outcome.identity:
@@ -127,7 +132,7 @@ def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStor
     Returns:
         One outcome a slide, in the order of the manifest.
     """
-    committed = {key for key, _ in store.committed(plan.recipe.features_set)}
+    committed = store.committed(plan.recipe.features_set)
     told = {outcome.slide_id: outcome for outcome in [*plan.done, *outcomes]}
     settled = []
     for item in plan.items:
@@ -136,7 +141,7 @@ def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStor
             outcome = Outcome(
                 item.slide_id, "failed", reason="the run ended before its turn. Run again.", transient=True
             )
-        elif outcome.status != "failed" and key_of(item.slide_id) not in committed:
+        elif outcome.status != "failed" and _pair(plan.recipe, item, outcome) not in committed:
             outcome = replace(
                 outcome,
                 status="failed",
@@ -145,6 +150,12 @@ def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStor
             )
         settled.append(outcome)
     return settled
+
+
+def _pair(recipe: Recipe, item: SlideItem, outcome: Outcome) -> tuple[str, str]:
+    """What the store must list for an outcome to be true."""
+    prints = recipe.fingerprints(outcome.identity or "", given_mpp(item, recipe.spec))
+    return key_of(item.slide_id), prints.features[:12]
 
 
 def extract(

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -94,8 +95,6 @@ class _SlideWork:
         return Outcome(self.slide_id, status, identity=self.identity, facts=self.facts, **more)
 
     def timed(self, outcome: Outcome, seconds: float) -> Outcome:
-        from dataclasses import replace
-
         stages = {name: round(value, 4) for name, value in self.stages.items()}
         return replace(outcome, seconds=round(seconds, 3), stages=stages)
 

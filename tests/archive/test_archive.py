@@ -150,6 +150,7 @@ def test_messages_lose_every_trace_of_a_path() -> None:
     path = Path("/data/in/DOE JOHN.svs")
     text = "cannot open /data/in/DOE JOHN.svs: 'DOE JOHN.svs' or DOE%20JOHN.svs or DOE JOHN"
     assert "DOE" not in redact(text, path, "s-1")
+    assert "data/in" not in redact("cannot stat /data/in/Data0001.dat", path, "s-1")
     assert redact("level 1 of a", Path("a"), "s-1") == "level 1 of s-1"
 
 

@@ -1,0 +1,70 @@
+"""Reconciliation: what an outcome says counts only where the store bears it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pathotune_pipeline.archive.manifest import read_manifest
+from pathotune_pipeline.execution import SerialExecutor
+from pathotune_pipeline.features.extract import extract, plan_extract, reconcile, run_jobs
+from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.store import FeatureStore
+
+SPEC = ExtractSpec.parse({"tiles": {"tile_px": 128}})
+
+
+def test_what_was_said_to_be_done_and_is_not_committed_has_failed(small_archive: Path, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "s")
+    manifest = read_manifest(small_archive / "case-1")
+    plan = plan_extract(manifest, SPEC, store)
+    outcomes = list(run_jobs(plan, plan.jobs, SerialExecutor()))
+    assert [outcome.status for outcome in reconcile(plan, outcomes, store)] == ["committed", "committed"]
+    next((store.root / "commits").glob("features-*/s2*")).unlink()
+    first, second = reconcile(plan, outcomes, store)
+    assert (first.status, second.status) == ("failed", "committed")
+    assert first.transient
+    assert "not found in the store" in first.reason
+
+
+def test_a_slide_that_nobody_came_to_is_told_of(small_archive: Path, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "s")
+    plan = plan_extract(read_manifest(small_archive / "case-1"), SPEC, store)
+    told = reconcile(plan, [], store)
+    assert [outcome.status for outcome in told] == ["failed", "failed"]
+
+
+def test_a_commit_of_other_contents_under_the_same_name_does_not_count(small_archive: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    store = FeatureStore(tmp_path / "s")
+    manifest = read_manifest(small_archive / "case-1")
+    extract(manifest, SPEC, store, SerialExecutor())
+    plan = plan_extract(manifest, SPEC, store)
+    assert not plan.jobs
+    plan.done[0] = replace(plan.done[0], identity="0" * 64)
+    assert [outcome.status for outcome in reconcile(plan, [], store)] == ["failed", "committed"]
+
+
+def test_largest_slides_come_first(tmp_path: Path) -> None:
+    for name, size in (("a.svs", 10), ("b.svs", 1000), ("c.svs", 100)):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x" * size)
+    plan = plan_extract(read_manifest(tmp_path / "in"), SPEC, FeatureStore(tmp_path / "s"))
+    assert [job.item.slide_id for job in plan.jobs] == ["b.svs", "c.svs", "a.svs"]
+
+
+def test_a_slide_that_vanishes_between_plan_and_work_fails_alone(small_archive: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(small_archive / "case-1", tmp_path / "in")
+    store = FeatureStore(tmp_path / "s")
+    plan = plan_extract(read_manifest(tmp_path / "in"), SPEC, store)
+    (tmp_path / "in" / "s2.tif").unlink()
+    told = {
+        outcome.slide_id: outcome
+        for outcome in reconcile(plan, list(run_jobs(plan, plan.jobs, SerialExecutor())), store)
+    }
+    assert told["s3.tif"].status == "committed"
+    assert told["s2.tif"].status == "failed"
+    assert "not there" in told["s2.tif"].reason
+    assert str(tmp_path) not in told["s2.tif"].reason
