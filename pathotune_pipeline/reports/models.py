@@ -233,7 +233,7 @@ def _predictions(path: Path, classes: list[str]) -> dict[str, Prediction]:
     found = {}
     for slide_id, several in sorted(grouped.items()):
         mean = np.array([[float(row[column]) for column in columns] for row in several]).mean(axis=0)
-        best, label = int(mean.argmax()), several[0]["label"]
+        best, label = int(np.argmax(mean)), several[0]["label"]
         own = float(mean[classes.index(label)]) if label in classes else float("nan")
         found[slide_id] = Prediction(
             slide_id, several[0].get("case_id") or "", label, classes[best], float(mean[best]), own

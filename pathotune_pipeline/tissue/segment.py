@@ -110,8 +110,8 @@ def _coloured_or_dense(rgb: np.ndarray, white: np.ndarray, spec: TissueSpec) -> 
     scale = np.arange(256, dtype=np.float32)[:, None] / white  # [256, 3]
     balanced = np.clip(scale * 255.0, 0, 255).astype(np.uint8)
     density = -np.log10(np.clip(scale, 1 / 255, 1)) / 3.0
-    channels = [balanced[smooth[..., c], c] for c in range(3)]
-    high, low = np.maximum.reduce(channels), np.minimum.reduce(channels)
+    red, green, blue = (balanced[smooth[..., c], c] for c in range(3))
+    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     mean_density = sum(density[smooth[..., c], c] for c in range(3))
     return np.asarray((high - low >= spec.min_chroma) | (mean_density >= spec.min_optical_density))
 
