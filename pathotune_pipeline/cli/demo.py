@@ -18,8 +18,8 @@ from pathlib import Path
 
 # TransMIL as published takes 2.7 M parameters and 256 landmarks; on two cores the demo makes do with a narrower one.
 HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("mean", ("--seeds", "3")),
     ("abmil", ("--seeds", "3")),
+    ("mean", ("--seeds", "3")),
     (
         "transmil",
         (

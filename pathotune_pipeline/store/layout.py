@@ -31,6 +31,7 @@ STAGING = "staging"
 RUNS = "runs"
 CACHE = "cache"
 MARKER = "store.json"
+FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE)
 CHUNK_ROWS = 8192
 """Rows of features in a chunk; spans of work begin at multiples of it, so that a chunk has one writer."""
 

@@ -75,12 +75,12 @@ class FeatureStore:
         marker = self.root / layout.MARKER
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            if not marker.exists() and any(self.root.iterdir()):
+            if not marker.exists() and self._strangers():
                 raise UsageError(
                     f"--store {self.root}: the folder holds other things and no {layout.MARKER}. "
                     "Give an empty folder, a new one, or an existing store."
                 )
-            for folder in (layout.DATA, layout.COMMITS, layout.STAGING, layout.RUNS, layout.CACHE):
+            for folder in layout.FOLDERS:
                 (self.root / folder).mkdir(exist_ok=True)
             create_file(marker, to_json({"format": layout.FORMAT, "what": "pathotune_pipeline store"}))
             root_group = {"zarr_format": 3, "node_type": "group", "attributes": {"pathotune_format": layout.FORMAT}}
@@ -91,6 +91,14 @@ class FeatureStore:
                 "Give a folder on a disk that can be written and has room."
             ) from None
         self._check_format()
+
+    def _strangers(self) -> list[str]:
+        """What lies in the store's folder that no process making this store would have put there."""
+        return [
+            path.name
+            for path in self.root.iterdir()
+            if path.name not in layout.FOLDERS and layout.MARKER not in path.name
+        ]
 
     def _check_format(self) -> None:
         found = read_json(self.root / layout.MARKER)

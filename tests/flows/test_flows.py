@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_the_extract_flow_runs_without_a_server_and_leaves_an_artifact(
         "computed": 6,
         "tiles": told["counts"]["tiles"],
     }
-    with sqlite3.connect(home / "prefect.db") as database:
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
         (artifact,) = database.execute("select data from artifact where key = 'extract-summary'").fetchall()
         states = database.execute("select name, state_name from task_run").fetchall()
     assert "| 7 | 6 | 0 | 1 | 6 |" in artifact[0]

@@ -183,6 +183,34 @@ def test_a_folder_with_other_things_is_not_taken_for_a_store(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.docx"]
 
 
+def test_many_processes_make_one_store(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pathotune_pipeline.store import FeatureStore\n"
+        "sys.stdin.readline(); FeatureStore(Path(sys.argv[1])).initialise(); print('made')"
+    )
+    for turn in range(5):
+        command = [sys.executable, "-c", code, str(tmp_path / f"store{turn}")]
+        racers = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        for racer in racers:
+            out, err = racer.communicate(timeout=60)
+            assert out == "made\n", err
+        assert open_store(tmp_path / f"store{turn}")
+
+
+def test_a_store_whose_making_was_cut_short_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "data.zarr").mkdir()
+    (tmp_path / ".store.json.0123.tmp").touch()
+    FeatureStore(tmp_path).initialise()
+    assert open_store(tmp_path)
+
+
 def test_another_format_is_refused(store: FeatureStore) -> None:
     (store.root / "store.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(UsageError, match="99"):
