@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.splits import Fold, check_disjoint, patient_folds, patient_labels
 from pathotune_pipeline.bags.targets import Classes
+from pathotune_pipeline.engine.device import cpu_threads
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, SplitRow
 from pathotune_pipeline.heads.train import HeadFitSpec, TrainedHead, fit_head, predict
 from pathotune_pipeline.provenance import package_versions
 from pathotune_pipeline.spec import setting
+
+SMALL_BAG = 2_000_000
+"""Numbers in a bag up to which one thread trains faster than several: 2,000 tiles of 1,024 features."""
 
 
 class CrossvalSpec(HeadFitSpec):
@@ -93,25 +98,45 @@ def crossval(
         versions=package_versions(),
         notes=notes,
     )
-    seeds = range(spec.seed0, spec.seed0 + spec.seeds)
-    for seed in seeds:
+    with cpu_threads(_threads(usable.values())):
+        _train_all(result, spec, usable, groups=groups, on_progress=on_progress)
+    for slide, total in result.attention.items():
+        result.attention[slide] = (total / spec.seeds).astype(np.float32)
+    result.summarise(draws=spec.bootstrap, seed=spec.seed0)
+    return result
+
+
+def _threads(bags: Iterable[Bag]) -> int:
+    """Threads for training on a CPU: one where bags are small, for sharing them out costs more than it saves."""
+    median = float(np.median([len(bag) * bag.dim for bag in bags]))
+    return 1 if median <= SMALL_BAG else torch.get_num_threads()
+
+
+def _train_all(
+    result: CrossvalResult,
+    spec: CrossvalSpec,
+    usable: Mapping[str, Bag],
+    *,
+    groups: Mapping[str, str],
+    on_progress: Callable[[CrossvalProgress], None] | None,
+) -> None:
+    """Train and judge one model for each seed and fold."""
+    labels = {bag_id: str(bag.target) for bag_id, bag in usable.items()}
+    classes = result.classes
+    for seed in range(spec.seed0, spec.seed0 + spec.seeds):
         for fold in patient_folds(labels, groups, folds=spec.folds, seed=seed, val_share=spec.val_share):
             check_disjoint(fold.parts(), groups)
             trained = fit_head(
                 [usable[each] for each in fold.train],
                 [usable[each] for each in fold.val],
-                classes=classes.names,
+                classes=classes,
                 spec=spec.fit_spec(model_seed(seed, fold.index)),
-                feature_set=feature_set,
+                feature_set=result.feature_set,
             )
             _judge(result, trained, [usable[each] for each in fold.test], seed=seed, fold=fold)
             if on_progress:
                 done = len(result.runs)
                 on_progress(CrossvalProgress(done, spec.folds * spec.seeds, seed, fold.index, len(trained.history)))
-    for slide, total in result.attention.items():
-        result.attention[slide] = (total / spec.seeds).astype(np.float32)
-    result.summarise(draws=spec.bootstrap, seed=spec.seed0)
-    return result
 
 
 def model_seed(seed: int, fold: int) -> int:
