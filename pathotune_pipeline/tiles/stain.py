@@ -5,10 +5,11 @@ al., "Color transfer between images", IEEE CG&A 2001; Ruifrok & Johnston, "Quant
 color deconvolution", Anal Quant Cytol Histol 2001, for the third axis across two stains.
 
 Departures. What a slide looks like is measured once for the slide, on a sample of its tiles, not tile by tile: a tile of
-one tissue alone has no two stains to measure. Optical density is measured against 255, so white stays white to the bit.
-Macenko: colours outside the plane of the two stains (pen, pigment) are carried along a third axis instead of being lost.
-Reinhard: the transfer is done in CIELAB, as is usual for histology, and fades out where there is no stain, for it would
-tint the glass. Made for haematoxylin and eosin: other stains need a reference of their own (`fit`).
+one tissue alone has no two stains to measure. Both fade out where there is no stain, for they would tint the glass, which
+is rarely pure white. Macenko: colours outside the plane of the two stains (pen, pigment) are carried along a third axis
+instead of being lost. Reinhard: the transfer is done in CIELAB, as is usual for histology.
+
+Made for haematoxylin and eosin: other stains need a reference of their own (`fit`).
 """
 
 from __future__ import annotations
@@ -146,12 +147,13 @@ class Macenko:
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         if self.source is None:
             return rgb
-        od, m = density(rgb), self._matrix
+        od, m, share = density(rgb), self._matrix, _share(rgb)
         out = np.empty_like(rgb)
         for channel in range(3):  # sums written out: a matrix product may round differently for other shapes
             mixed = od[..., 0] * m[0, channel] + od[..., 1] * m[1, channel] + od[..., 2] * m[2, channel]
             np.exp(mixed * np.float32(-np.log(10)), out=mixed)
-            out[..., channel] = np.clip(np.rint(mixed * np.float32(255)), 0, 255)
+            was = rgb[..., channel]
+            out[..., channel] = np.rint(was + share * (np.clip(mixed * np.float32(255), 0, 255) - was))
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -177,8 +179,7 @@ class Reinhard:
         lab *= gain
         lab += np.array(self.target.mean, np.float32)
         moved = cv2.cvtColor(lab, cv2.COLOR_Lab2RGB) * np.float32(255)
-        share = np.minimum(density(flat.min(axis=-1)) / np.float32(MIN_DENSITY), 1)[..., None]
-        mixed = flat + share * (np.clip(moved, 0, 255) - flat)
+        mixed = flat + _share(flat)[..., None] * (np.clip(moved, 0, 255) - flat)
         return np.rint(mixed).astype(np.uint8).reshape(rgb.shape)
 
     def facts(self) -> dict[str, Any]:
@@ -238,6 +239,12 @@ def slide_pixels(slide: Slide, grid: TileGrid) -> np.ndarray:
         except TileReadError:
             continue
     return np.concatenate(parts)
+
+
+def _share(rgb: np.ndarray) -> np.ndarray:
+    """How much of the change each pixel takes: 0 at 255, rising to 1 where a pixel counts as stained."""
+    darkest = np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
+    return np.asarray(np.minimum(_DENSITY / np.float32(MIN_DENSITY), 1)[darkest])
 
 
 def _basis(stains: StainVectors) -> np.ndarray:

@@ -99,6 +99,14 @@ def test_every_scale_has_its_share(manifest):
             assert drawn[mpp] / count == pytest.approx(weight / 8, rel=0.05)
 
 
+def test_the_default_scales_are_drawn_alike(archive):
+    fine = Manifest(tuple(SlideItem(f"s{seed}.tif", archive / f"s{seed}.tif", mpp=0.25) for seed in range(5)))
+    with stream_tiles(fine, tile_px=32) as draws:
+        drawn = Counter(patch.mpp for patch in itertools.islice(draws, 1000))
+    assert set(drawn) == {2.0, 1.0, 0.5, 0.25}
+    assert all(count == pytest.approx(250, rel=0.05) for count in drawn.values())
+
+
 def test_slides_serve_alike_and_too_coarse_ones_only_what_they_can(manifest):
     with stream_tiles(manifest, **SMALL, patches_per_slide=4, max_open=3) as draws:
         patches = list(itertools.islice(draws, 900))
