@@ -82,7 +82,9 @@ def load_grid(store: FeatureStore, record: CommitRecord) -> TileGrid:
         CorruptDataError: it cannot be read.
     """
     geometry: Any = store.group(record).attrs["geometry"]
-    plain: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()
-    }
+    plain: dict[str, Any] = {name: _tuples(value) for name, value in geometry.items()}
     return TileGrid(coords=store.read(record, "coords"), tissue_fraction=store.read(record, "tissue_fraction"), **plain)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value

@@ -15,6 +15,7 @@ from pathotune_pipeline.spec import Spec, hashed_values, setting
 from pathotune_pipeline.store.layout import SetName, number, slug
 from pathotune_pipeline.tiles.grid import REVISION as TILES_REVISION
 from pathotune_pipeline.tiles.grid import TileSpec
+from pathotune_pipeline.tiles.stain import REVISION as STAIN_REVISION
 from pathotune_pipeline.tissue.mask import TissueSpec
 from pathotune_pipeline.tissue.segment import REVISION as TISSUE_REVISION
 
@@ -81,8 +82,7 @@ class Recipe:
     features_set: SetName
 
     def _tile_parts(self) -> dict[str, Any]:
-        chosen = self.spec.tiles.with_values(mpp=None, tile_px=None)
-        return {**hashed_values(chosen), "mpp": self.mpp, "tile_px": self.tile_px}
+        return {**hashed_values(self.spec.tiles.placing()), "mpp": self.mpp, "tile_px": self.tile_px}
 
     def fingerprints(self, identity: str, mpp: float | None) -> Fingerprints:
         """Fingerprints of what this recipe makes of one slide.
@@ -91,13 +91,31 @@ class Recipe:
             identity: content hash of the slide.
             mpp: um/px that a user gave for it, or None where its own is used.
         """
-        slide: dict[str, Any] = {"identity": identity}
-        if mpp is not None:
-            slide["mpp"] = mpp
-        tissue = fingerprint("tissue", TISSUE_REVISION, {**slide, **hashed_values(self.spec.tissue)})
+        tissue = tissue_fingerprint(self.spec.tissue, identity, mpp)
         tiles = fingerprint("tiles", TILES_REVISION, {"tissue": tissue, **self._tile_parts()})
-        features = fingerprint("features", REVISION, {"tiles": tiles, "encoder": self.encoder})
-        return Fingerprints(tissue, tiles, features)
+        parts: dict[str, Any] = {"tiles": tiles, "encoder": self.encoder}
+        if self.spec.tiles.stain != "none":
+            parts["stain"] = [self.spec.tiles.stain, STAIN_REVISION]
+        return Fingerprints(tissue, tiles, fingerprint("features", REVISION, parts))
+
+
+def tissue_fingerprint(spec: TissueSpec, identity: str, mpp: float | None) -> str:
+    """Fingerprint of a slide's tissue.
+
+    Args:
+        spec: how tissue is found.
+        identity: content hash of the slide.
+        mpp: um/px that a user gave for it, or None where its own is used.
+    """
+    slide: dict[str, Any] = {"identity": identity}
+    if mpp is not None:
+        slide["mpp"] = mpp
+    return fingerprint("tissue", TISSUE_REVISION, {**slide, **hashed_values(spec)})
+
+
+def tissue_set(spec: TissueSpec) -> SetName:
+    """Name of the set in which the tissue masks made by a Spec lie."""
+    return SetName("tissue", f"{number(spec.mpp)}mpp", short(tissue_fingerprint(spec, "", None)))
 
 
 def make_recipe(spec: ExtractSpec, card: EncoderCard, encoder: dict[str, Any]) -> Recipe:
@@ -124,7 +142,7 @@ def make_recipe(spec: ExtractSpec, card: EncoderCard, encoder: dict[str, Any]) -
         encoder,
         mpp,
         tile_px,
-        SetName("tissue", f"{number(spec.tissue.mpp)}mpp", short(prints.tissue)),
+        tissue_set(spec.tissue),
         SetName("tiles", geometry, short(prints.tiles)),
         SetName("features", f"{slug(card.name)}-{geometry}", short(prints.features)),
     )

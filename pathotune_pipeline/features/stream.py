@@ -23,7 +23,7 @@ from pathotune_pipeline.errors import SlideError
 from pathotune_pipeline.failpoints import failpoint
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.tiles.grid import TileGrid
-from pathotune_pipeline.tiles.read import read_tiles
+from pathotune_pipeline.tiles.read import Transform, read_tiles
 
 
 @dataclass(slots=True)
@@ -100,7 +100,15 @@ class RowWriter:
         return self._digest.hexdigest()
 
 
-def stream_features(slide: Slide, grid: TileGrid, encoder: Encoder, *, threads: int, writer: RowWriter) -> StreamStats:
+def stream_features(
+    slide: Slide,
+    grid: TileGrid,
+    encoder: Encoder,
+    *,
+    threads: int,
+    writer: RowWriter,
+    transform: Transform | None = None,
+) -> StreamStats:
     """Read, encode and write every tile of a grid.
 
     Args:
@@ -109,16 +117,27 @@ def stream_features(slide: Slide, grid: TileGrid, encoder: Encoder, *, threads: 
         encoder: on its device.
         threads: readers; as many encoders on a CPU.
         writer: takes fp16 rows [start, start + n).
+        transform: applied to each tile's pixels before the encoder sees them.
 
     Raises:
         SlideError: the encoder gave a value that fp16 cannot hold.
     """
-    return _Stream(slide, grid, encoder, threads, writer).run()
+    return _Stream(slide, grid, encoder, threads=threads, writer=writer, transform=transform).run()
 
 
 class _Stream:
-    def __init__(self, slide: Slide, grid: TileGrid, encoder: Encoder, threads: int, writer: RowWriter) -> None:
+    def __init__(
+        self,
+        slide: Slide,
+        grid: TileGrid,
+        encoder: Encoder,
+        *,
+        threads: int,
+        writer: RowWriter,
+        transform: Transform | None,
+    ) -> None:
         self._slide, self._grid, self._encoder, self._writer = slide, grid, encoder, writer
+        self._transform = transform
         self._count, self._size = len(grid.coords), encoder.batch_size
         self._on_cpu = encoder.device.type == "cpu"
         batches = -(-self._count // self._size)
@@ -171,7 +190,9 @@ class _Stream:
             began = time.perf_counter()
             batch.start, batch.count = start, min(self._size, self._count - start)
             pixels = batch.pixels.numpy()
-            valid, problem = read_tiles(self._slide, self._grid, start, start + batch.count, pixels[: batch.count])
+            valid, problem = read_tiles(
+                self._slide, self._grid, start, start + batch.count, pixels[: batch.count], transform=self._transform
+            )
             pixels[batch.count :] = 0
             self.stats.valid[start : start + batch.count] = valid
             if problem and not self.stats.first_problem:

@@ -28,6 +28,8 @@ from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.store.layout import CHUNK_ROWS, SetName
 from pathotune_pipeline.store.store import FeatureStore
 from pathotune_pipeline.tiles.grid import TileGrid, tile_slide
+from pathotune_pipeline.tiles.select import select_tiles
+from pathotune_pipeline.tiles.stain import fit_slide
 from pathotune_pipeline.tissue.mask import TissueMask
 from pathotune_pipeline.tissue.segment import find_tissue
 
@@ -161,39 +163,48 @@ class _SlideWork:
         mask = self._tissue(prints)
         with self._stage("grid_s"):
             grid = tile_slide(self.slide().info, mask, spec, mpp=self.recipe.mpp, tile_px=self.recipe.tile_px)
+            grid = select_tiles(self.slide(), grid, spec, content=self.identity or "", threads=self.job.threads)
         with self._stage("commit_s"):
             arrays = {"coords": grid.coords, "tissue_fraction": grid.tissue_fraction}
-            reason = "" if len(grid.coords) else self._why_empty(mask)
+            reason = "" if len(grid.coords) else self._why_empty(mask, grid)
             facts = {"tiles": len(grid.coords), "reason": reason, "geometry": grid_facts(grid)}
             attributes = {**facts, "tissue": self._group(self.recipe.tissue_set, prints.tissue)}
             self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
         failpoint("tiles.committed")
         return grid
 
-    def _why_empty(self, mask: TissueMask) -> str:
+    def _why_empty(self, mask: TissueMask, grid: TileGrid) -> str:
         side_um = self.recipe.tile_px * self.recipe.mpp
         width_um, height_um = mask.level0_size.width * mask.level0_mpp.x, mask.level0_size.height * mask.level0_mpp.y
         if min(width_um, height_um) < side_um:
             return f"no tile fits: the slide is {width_um:.0f} x {height_um:.0f} um, a tile {side_um:.0f} um"
         if not mask.mask.any():
             return "no tissue was found"
+        if dict(grid.counts)["tissue"]:
+            return "no tile passed the filters: " + ", ".join(f"{name} {count}" for name, count in grid.counts)
         return f"no tile of {side_um:.0f} um holds {self.recipe.spec.tiles.min_tissue:.0%} tissue"
 
     def _features(self, prints: Fingerprints, grid: TileGrid) -> Outcome:
         with self._stage("load_encoder_s"):
             encoder = worker_encoder(self.recipe)
         slide, dim, count = self.slide(), encoder.card.dim, len(grid.coords)
+        stain = None
+        if self.recipe.spec.tiles.stain != "none":
+            with self._stage("stain_s"):
+                stain = fit_slide(slide, grid, self.recipe.spec.tiles.stain)
         with self.store.stage(self.slide_id, self.key, self.recipe.features_set, prints.features) as staged:
             rows = min(count, CHUNK_ROWS)
             writer = RowWriter(staged.create("features", shape=(count, dim), dtype="float16", chunks=(rows, dim)))
             with self._stage("stream_s"):
-                stats = stream_features(slide, grid, encoder, threads=self.job.threads, writer=writer)
+                stats = stream_features(slide, grid, encoder, threads=self.job.threads, writer=writer, transform=stain)
             self.stages.update(read_s=stats.read_s, encode_s=stats.encode_s)
             invalid = self._check_invalid(stats)
             with self._stage("commit_s"):
                 staged.expect("features", writer.digest())
                 staged.put("valid", stats.valid)
-                facts = {"tiles": count, "invalid_tiles": invalid, "dim": dim, "reason": ""}
+                facts: dict[str, Any] = {"tiles": count, "invalid_tiles": invalid, "dim": dim, "reason": ""}
+                if stain is not None:
+                    facts["stain"] = stain.facts()
                 staged.commit(*self._record(self.recipe.features_set, prints, facts, slide))
         return self._outcome("committed", tiles=count, invalid_tiles=invalid)
 

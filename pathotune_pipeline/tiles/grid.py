@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -29,6 +30,47 @@ class TileSpec(Spec):
     )
     overlap_px: int = setting(0, "Pixels that neighbouring tiles share; less than the tile's side.", ge=0)
     min_tissue: float = setting(0.25, "Least share of a tile that must be tissue, 0 to 1.", ge=0, le=1)
+    max_white: float = setting(
+        1.0,
+        "Tiles with a larger share of white pixels, darkest channel 220 or more, are dropped; 1 drops none.",
+        ge=0,
+        le=1,
+    )
+    max_black: float = setting(
+        1.0,
+        "Tiles with a larger share of black pixels, brightest channel 20 or less, are dropped; 1 drops none.",
+        ge=0,
+        le=1,
+    )
+    min_sharpness: float = setting(
+        0.0,
+        "Tiles whose brightness, 0-255, has a smaller variance of the Laplacian are dropped as blurred; 0 drops none.",
+        ge=0,
+    )
+    filter_mpp: float = setting(
+        2.0,
+        "um/px at which tiles are looked at for white, black and blur; finer tells blur better and takes longer.",
+        gt=0,
+    )
+    max_tiles: int | None = setting(
+        None, "Most tiles of a slide; of more, so many are drawn at random; empty takes all.", gt=0
+    )
+    sample_seed: int = setting(0, "Decides, with the slide's content, which tiles are drawn.", ge=0)
+    stain: Literal["none", "macenko", "reinhard"] = setting(
+        "none", "Stain normalisation of the tiles to a built-in H&E reference: none, macenko or reinhard."
+    )
+
+    def placing(self) -> TileSpec:
+        """This Spec with its defaults for what does not decide where tiles lie.
+
+        That is: scale and side, which a recipe names itself; stain, which decides features; and settings of what is off.
+        """
+        idle: dict[str, object] = {"mpp": None, "tile_px": None, "stain": "none"}
+        if self.max_tiles is None:
+            idle["sample_seed"] = 0
+        if self.max_white == 1 and self.max_black == 1 and self.min_sharpness == 0:
+            idle["filter_mpp"] = type(self).model_fields["filter_mpp"].default
+        return self.with_values(**idle)
 
 
 @dataclass(frozen=True)
@@ -46,6 +88,8 @@ class TileGrid:
         stride_level0: (x, y) from tile to tile in level-0 pixels, not rounded.
         read_size_px: (width, height) in pixels of the level that is read for a tile.
         enlargement: share by which pixels are enlarged, 0 where the level is finer than the target.
+        counts: (filter, tiles left by it) in the order in which they were applied; the first is the whole grid.
+        beyond_edge: tiles that reach over the slide's edge, where they are white; only grids around others have some.
     """
 
     coords: np.ndarray
@@ -58,6 +102,8 @@ class TileGrid:
     stride_level0: tuple[float, float]
     read_size_px: tuple[int, int]
     enlargement: float
+    counts: tuple[tuple[str, int], ...] = ()
+    beyond_edge: int = 0
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -93,7 +139,7 @@ def grid_coords(size: Size, extent: tuple[float, float], *, stride: tuple[float,
 
 
 def tile_slide(info: SlideInfo, mask: TissueMask, spec: TileSpec, *, mpp: float, tile_px: int) -> TileGrid:
-    """Lay the grid over a slide and keep the tiles with enough tissue.
+    """Lay the grid over a slide and keep the tiles with enough tissue. What needs pixels follows in `select_tiles`.
 
     Args:
         info: facts of the slide.
@@ -135,6 +181,7 @@ def tile_slide(info: SlideInfo, mask: TissueMask, spec: TileSpec, *, mpp: float,
         stride_level0=stride,
         read_size_px=plan.read_size_px,
         enlargement=plan.enlargement,
+        counts=(("grid", len(coords)), ("tissue", int(keep.sum()))),
     )
 
 

@@ -74,7 +74,7 @@ class TissueMask:
 
     @cached_property
     def _integral(self) -> np.ndarray:
-        return cv2.integral(self.mask.astype(np.uint8), sdepth=cv2.CV_64F)  # [h + 1, w + 1]
+        return cv2.integral(self.mask.astype(np.uint8), sdepth=cv2.CV_32S)  # [h + 1, w + 1]
 
     def fraction(self, boxes: np.ndarray) -> np.ndarray:
         """Share of each box that is tissue, exact to parts of mask pixels. Outside the slide there is none.

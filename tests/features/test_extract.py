@@ -68,3 +68,42 @@ def test_a_slide_that_vanishes_between_plan_and_work_fails_alone(small_archive: 
     assert told["s2.tif"].status == "failed"
     assert "not there" in told["s2.tif"].reason
     assert str(tmp_path) not in told["s2.tif"].reason
+
+
+def test_filters_caps_and_stain_go_through_an_extraction(small_archive: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    store, manifest = FeatureStore(tmp_path / "s"), read_manifest(small_archive / "case-1")
+    plain = extract(manifest, SPEC, store, SerialExecutor())
+    tiles = {"tile_px": 128, "max_white": 0.3, "max_tiles": 12}
+    capped = extract(manifest, ExtractSpec.parse({"tiles": tiles}), store, SerialExecutor())
+    stained = extract(manifest, ExtractSpec.parse({"tiles": {**tiles, "stain": "macenko"}}), store, SerialExecutor())
+    records = [store.records(store.find_set(result.features)) for result in (plain, capped, stained)]
+    for slide_id, record in records[1].items():
+        grid = store.group(record.made_from("tiles")).attrs["geometry"]["counts"]
+        assert [name for name, _ in grid] == ["grid", "tissue", "white", "cap"]
+        numbers = [count for _, count in grid]
+        assert sorted(numbers, reverse=True) == numbers
+        assert numbers[-1] == record.facts["tiles"] == 12
+        everywhere = store.read(records[0][slide_id].made_from("tiles"), "coords").tolist()
+        assert all(corner in everywhere for corner in store.read(record.made_from("tiles"), "coords").tolist())
+        other = records[2][slide_id]
+        assert other.made_from("tiles").group == record.made_from("tiles").group  # stain moves no tile
+        assert other.facts["stain"]["method"] == "macenko"
+        assert len(other.facts["stain"]["measured"]["vectors"]) == 2
+        assert "stain" not in record.facts
+        assert not np.array_equal(store.read(other, "features"), store.read(record, "features"))
+    again = extract(manifest, ExtractSpec.parse({"tiles": tiles}), FeatureStore(tmp_path / "t"), SerialExecutor())
+    assert again.features == capped.features
+    other_store = FeatureStore(tmp_path / "t")
+    for slide_id, record in other_store.records(other_store.find_set(again.features)).items():
+        np.testing.assert_array_equal(
+            other_store.read(record, "features"), store.read(records[1][slide_id], "features")
+        )
+
+
+def test_a_slide_that_the_filters_empty_says_so(small_archive: Path, tmp_path: Path) -> None:
+    spec = ExtractSpec.parse({"tiles": {"tile_px": 128, "min_sharpness": 1e9}})
+    result = extract(read_manifest(small_archive / "case-1"), spec, FeatureStore(tmp_path / "s"), SerialExecutor())
+    assert {outcome.status for outcome in result.outcomes} == {"empty"}
+    assert all("passed the filters" in outcome.reason and "blur 0" in outcome.reason for outcome in result.outcomes)

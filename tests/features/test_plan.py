@@ -86,3 +86,14 @@ def test_precision_is_part_of_the_recipe() -> None:
     fp32 = Encoder(module, CARD, EncoderSpec(), torch.device("cpu")).recipe()
     bf16 = Encoder(module, CARD, EncoderSpec(precision="bf16"), torch.device("cpu")).recipe()
     assert fp32 != bf16
+
+
+def test_filters_and_caps_decide_tiles_and_stain_only_features() -> None:
+    for tiles in ({"max_tiles": 100}, {"max_white": 0.5}, {"max_black": 0.5}, {"min_sharpness": 50.0}):
+        assert prints(tiles=tiles)[1] != BASE[1]
+    assert prints(tiles={"max_tiles": 100}) != prints(tiles={"max_tiles": 100, "sample_seed": 1})
+    assert prints(tiles={"max_white": 0.5}) != prints(tiles={"max_white": 0.5, "filter_mpp": 4.0})
+    assert prints(tiles={"sample_seed": 1, "filter_mpp": 4.0}) == BASE  # of what is off, nothing depends on it
+    macenko, reinhard = prints(tiles={"stain": "macenko"}), prints(tiles={"stain": "reinhard"})
+    assert macenko[:2] == reinhard[:2] == BASE[:2]
+    assert len({macenko[2], reinhard[2], BASE[2]}) == 3
