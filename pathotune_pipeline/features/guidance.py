@@ -69,7 +69,7 @@ def gather_guidance(
     annotations: Mapping[str, AnnotationFile] = {}
     if spec.annotations is not None:
         slides = {item.slide_id: item.path for item in items}
-        matches = match_files(Path(spec.annotations), slides, SUFFIXES, flag="--annotations")
+        matches = match_files(Path(spec.annotations).absolute(), slides, SUFFIXES, flag="--annotations")
         _check_classes([match.path for match in matches.values() if match.path], spec)
         annotations = {slide_id: _file_of(match, spec, cache) for slide_id, match in matches.items()}
     return {item.slide_id: Guidance(masks.get(key_of(item.slide_id)), annotations.get(item.slide_id)) for item in items}

@@ -37,6 +37,8 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
     Raises:
         ScaleError: the slide has no mpp.
         TileReadError: a part of the slide cannot be decoded.
+        UnknownNameError: no segmenter has the name that `spec` gives.
+        WeightsError: the segmenter's files are absent or wrong.
     """
     if spec.segmenter != CLASSIC:
         from pathotune_pipeline.tissue.plugged import find_plugged

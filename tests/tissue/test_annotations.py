@@ -209,3 +209,26 @@ def test_messages_name_the_classes_found_and_no_file(tmp_path: Path) -> None:
         read_annotations(tmp_path / "doe-jane.geojson")
     assert "doe" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".xml"])
+def test_damaged_files_are_read_or_refused_and_nothing_else(suffix: str) -> None:
+    square = [(0.0, 0.0), (100.0, 0.0), (100.0, 100.0), (0.0, 100.0)]
+    sound = (
+        asap(annotation(square, "Spline"))
+        if suffix == ".xml"
+        else json.dumps([feature(polygon(SQUARE, HOLE))]).encode()
+    )
+    tokens = [b"null", b"{}", b"[]", b"1e308", b"-1e308", b"NaN", b'"a"', b"[[[[]]]]", b"\xff", b"<!DOCTYPE a>", b"&x;"]
+    rng = np.random.default_rng(7)
+    for _ in range(400):
+        data = bytearray(sound)
+        for _ in range(rng.integers(1, 4)):
+            at, length = int(rng.integers(len(data))), int(rng.integers(0, 9))
+            data[at : at + length] = tokens[rng.integers(len(tokens))] if rng.random() < 0.5 else rng.bytes(1)
+        try:
+            found = parse_annotations(bytes(data), suffix)
+            for polygons in found.classes.values():
+                draw(polygons, (30, 30), Size(300, 300))
+        except AnnotationError:
+            continue
