@@ -31,13 +31,14 @@ _HOMES = {
     "encoder": "encoders.card:EncoderSpec",
     "tiles": "tiles.grid:TileSpec",
     "tissue": "tissue.mask:TissueSpec",
+    "regions": "tissue.regions:RegionSpec",
     "slide": "slides.slide:SlideSpec",
     "engine": "features.plan:EngineSpec",
     "execution": "execution.executor:ExecutionSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
 }
 SECTIONS = tuple(_HOMES)
-EXTRACTION = ("encoder", "tiles", "tissue", "slide", "engine")
+EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "engine")
 """The sections that make up an ExtractSpec."""
 
 

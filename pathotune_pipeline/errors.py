@@ -9,6 +9,7 @@ PathotuneError
 │   ├── SlideNotFoundError (FileNotFoundError)
 │   ├── UnreadableSlideError            no reader can open it, or its pixels are damaged
 │   ├── TileReadError                   one region cannot be read; the slide may go on
+│   ├── AnnotationError                 its annotation or mask file is absent, unreadable or of another slide
 │   └── ScaleError (ValueError)         mpp missing, implausible, anisotropic, or too coarse for the target
 ├── StoreError
 │   ├── NotCommittedError (LookupError) asked for something that is not committed
@@ -57,6 +58,10 @@ class UnreadableSlideError(SlideError):
 
 class TileReadError(SlideError):
     """One region of a slide cannot be read."""
+
+
+class AnnotationError(SlideError):
+    """A slide's annotation or mask file is absent, ambiguous, unreadable, or does not fit the slide."""
 
 
 class ScaleError(SlideError, ValueError):

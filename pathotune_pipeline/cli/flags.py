@@ -13,6 +13,8 @@ from pathotune_pipeline.config import Leaf, choices, leaves, section, strip_opti
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.geometry import magnification_to_mpp
 
+_METAVARS = {int: "N", float: "X", str: "NAME"}
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, and whose help keeps its example's line breaks."""
@@ -64,9 +66,14 @@ def _add(group: argparse._ArgumentGroup, leaf: Leaf) -> None:
     elif choices(leaf.annotation):
         options["choices"] = choices(leaf.annotation)
     elif get_origin(inner) is tuple:
-        options |= {"type": get_args(inner)[0], "nargs": "+", "metavar": "X"}
+        options |= {
+            "type": get_args(inner)[0],
+            "nargs": "+",
+            "action": "extend",
+            "metavar": _METAVARS[get_args(inner)[0]],
+        }
     elif inner in (int, float, str):
-        options |= {"type": inner, "metavar": {int: "N", float: "X", str: "NAME"}[inner]}
+        options |= {"type": inner, "metavar": _METAVARS[inner]}
     elif isinstance(inner, types.UnionType):
         options |= {"type": str, "metavar": "VALUE"}
     group.add_argument(*leaf.flags, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,8 +12,9 @@ from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import WorkerLostError
 from pathotune_pipeline.execution.executor import ExecutionSpec, Executor
+from pathotune_pipeline.features.guidance import Guidance, gather_guidance
 from pathotune_pipeline.features.outcome import Outcome, count
-from pathotune_pipeline.features.plan import ExtractSpec, Recipe, SlideJob, make_recipe
+from pathotune_pipeline.features.plan import NO_GUIDANCE, ExtractSpec, Recipe, SlideJob, make_recipe
 from pathotune_pipeline.features.worker import outcome_of_record, process_slide
 from pathotune_pipeline.store.runs import RunLog
 from pathotune_pipeline.store.store import FeatureStore
@@ -29,6 +31,7 @@ class ExtractPlan:
         jobs: missing work, largest file first.
         done: outcomes of slides that the store has already.
         cache: content hashes, to be told of new ones.
+        guidance: imported masks and annotations, by slide id.
     """
 
     recipe: Recipe
@@ -36,6 +39,7 @@ class ExtractPlan:
     done: list[Outcome]
     cache: IdentityCache
     items: tuple[SlideItem, ...] = ()
+    guidance: dict[str, Guidance] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -73,6 +77,9 @@ def plan_extract(
 ) -> ExtractPlan:
     """Compare what is asked with what the store holds. Lists commits; reads no slide and opens no array.
 
+    Of a slide with several commits in the set (its annotations, its mask or its file changed and came back), the one
+    that is asked for becomes the newest, which is what readers take.
+
     Raises:
         UsageError: the store cannot be written, or a name is unknown.
         WeightsError: the encoder's weights cannot be had.
@@ -83,16 +90,24 @@ def plan_extract(
     recipe = make_recipe(spec, encoder.card, encoder.recipe())
     cache = IdentityCache(store.identity_file, pseudonymiser)
     committed = store.committed(recipe.features_set)
-    plan = ExtractPlan(recipe, [], [], cache, manifest.items)
+    commits = Counter(key for key, _ in committed)
+    guidance = gather_guidance(manifest.items, spec.regions, store, cache)
+    plan = ExtractPlan(recipe, [], [], cache, manifest.items, guidance)
     for item in manifest.items:
         mpp = given_mpp(item, spec)
         identity = cache.get(item.path)
-        if identity is not None:
-            prints = recipe.fingerprints(identity, mpp)
-            if (key_of(item.slide_id), prints.features[:12]) in committed:
+        guided = guidance[item.slide_id]
+        if identity is not None and not guided.problem:
+            prints = recipe.fingerprints(identity, mpp, guided)
+            key = key_of(item.slide_id)
+            if (key, prints.features[:12]) in committed:
+                if commits[key] > 1:
+                    store.renew(recipe.features_set, key, prints.features)
                 plan.done.append(outcome_of_record(store, recipe, item.slide_id, prints, identity))
                 continue
-        plan.jobs.append(SlideJob(item, mpp, recipe, store.root.absolute(), threads=1, identity=identity))
+        plan.jobs.append(
+            SlideJob(item, mpp, recipe, store.root.absolute(), threads=1, identity=identity, guidance=guided)
+        )
     plan.jobs.sort(key=lambda job: -_size(job.item))
     return plan
 
@@ -141,7 +156,7 @@ def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStor
             outcome = Outcome(
                 item.slide_id, "failed", reason="the run ended before its turn. Run again.", transient=True
             )
-        elif outcome.status != "failed" and _pair(plan.recipe, item, outcome) not in committed:
+        elif outcome.status != "failed" and _pair(plan, item, outcome) not in committed:
             outcome = replace(
                 outcome,
                 status="failed",
@@ -152,9 +167,10 @@ def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStor
     return settled
 
 
-def _pair(recipe: Recipe, item: SlideItem, outcome: Outcome) -> tuple[str, str]:
+def _pair(plan: ExtractPlan, item: SlideItem, outcome: Outcome) -> tuple[str, str]:
     """What the store must list for an outcome to be true."""
-    prints = recipe.fingerprints(outcome.identity or "", given_mpp(item, recipe.spec))
+    guidance = plan.guidance.get(item.slide_id, NO_GUIDANCE)
+    prints = plan.recipe.fingerprints(outcome.identity or "", given_mpp(item, plan.recipe.spec), guidance)
     return key_of(item.slide_id), prints.features[:12]
 
 
@@ -201,7 +217,7 @@ def extract(
 
 def begin_run(store: FeatureStore, manifest: Manifest, plan: ExtractPlan) -> RunLog:
     """Open the run's record and enter what the store had already."""
-    log = RunLog(store.runs, "extract", plan.recipe.spec.model_dump(mode="json"))
+    log = RunLog(store.runs, "extract", plan.recipe.spec.recorded())
     log.note(
         features=str(plan.recipe.features_set),
         slides=len(manifest),

@@ -9,6 +9,7 @@ from typing import Any
 from pathotune_pipeline.archive.manifest import SlideItem
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.errors import SpecError
+from pathotune_pipeline.features.guidance import Guidance
 from pathotune_pipeline.provenance import fingerprint, short
 from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.spec import Spec, hashed_values, setting
@@ -17,7 +18,11 @@ from pathotune_pipeline.tiles.grid import REVISION as TILES_REVISION
 from pathotune_pipeline.tiles.grid import TileSpec
 from pathotune_pipeline.tiles.stain import REVISION as STAIN_REVISION
 from pathotune_pipeline.tissue.mask import TissueSpec
+from pathotune_pipeline.tissue.regions import RegionSpec
 from pathotune_pipeline.tissue.segment import REVISION as TISSUE_REVISION
+from pathotune_pipeline.tissue.segmenter import CLASSIC, segmenter_recipe
+
+NO_GUIDANCE = Guidance()
 
 REVISION = 1
 """Raised when reading, resampling or the order of tiles changes features."""
@@ -47,8 +52,16 @@ class ExtractSpec(Spec):
     encoder: EncoderSpec = EncoderSpec()
     tiles: TileSpec = TileSpec()
     tissue: TissueSpec = TissueSpec()
+    regions: RegionSpec = RegionSpec()
     slide: SlideSpec = SlideSpec()
     engine: EngineSpec = EngineSpec()
+
+    def recorded(self) -> dict[str, Any]:
+        """Plain values for records. The folder of annotations may bear a name, so records say only that one was given."""
+        plain = self.model_dump(mode="json")
+        if self.regions.annotations is not None:
+            plain["regions"]["annotations"] = "(given)"
+        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,7 @@ class Recipe:
         card: of the encoder.
         encoder: what of the encoder decides features (`Encoder.recipe()`).
         mpp, tile_px: the target scale and tile side, from the Spec or else the card.
+        segmenter: what of a segmenter that is plugged in decides the tissue; None with the built-in one.
         tissue_set, tiles_set, features_set: names of what is made.
     """
 
@@ -80,42 +94,78 @@ class Recipe:
     tissue_set: SetName
     tiles_set: SetName
     features_set: SetName
+    segmenter: dict[str, Any] | None = None
 
-    def _tile_parts(self) -> dict[str, Any]:
-        return {**hashed_values(self.spec.tiles.placing()), "mpp": self.mpp, "tile_px": self.tile_px}
+    def _tile_parts(self, guidance: Guidance) -> dict[str, Any]:
+        parts = {**hashed_values(self.spec.tiles.placing()), "mpp": self.mpp, "tile_px": self.tile_px}
+        if self.spec.regions.annotations is not None:
+            regions = self.spec.regions
+            parts["regions"] = {"roi": sorted({*regions.roi}), "exclude": sorted({*regions.exclude})}
+        if guidance.annotation is not None:
+            parts["annotation"] = guidance.annotation.digest
+        return parts
 
-    def fingerprints(self, identity: str, mpp: float | None) -> Fingerprints:
+    def fingerprints(self, identity: str, mpp: float | None, guidance: Guidance = NO_GUIDANCE) -> Fingerprints:
         """Fingerprints of what this recipe makes of one slide.
 
         Args:
             identity: content hash of the slide.
             mpp: um/px that a user gave for it, or None where its own is used.
+            guidance: its imported mask and annotations.
         """
-        tissue = tissue_fingerprint(self.spec.tissue, identity, mpp)
-        tiles = fingerprint("tiles", TILES_REVISION, {"tissue": tissue, **self._tile_parts()})
+        mask = guidance.mask.for_slide(identity) if guidance.mask else None
+        if mask is not None:
+            tissue = imported_fingerprint(identity, mpp, mask)
+        else:
+            tissue = tissue_fingerprint(self.spec.tissue, identity, mpp, self.segmenter)
+        tiles = fingerprint("tiles", TILES_REVISION, {"tissue": tissue, **self._tile_parts(guidance)})
         parts: dict[str, Any] = {"tiles": tiles, "encoder": self.encoder}
         if self.spec.tiles.stain != "none":
             parts["stain"] = [self.spec.tiles.stain, STAIN_REVISION]
         return Fingerprints(tissue, tiles, fingerprint("features", REVISION, parts))
 
+    def tissue_set_of(self, mask: str | None) -> SetName:
+        """The set in which a slide's tissue stands: an imported mask's, or this recipe's own."""
+        return self.tissue_set if mask is None else IMPORTED_SET
 
-def tissue_fingerprint(spec: TissueSpec, identity: str, mpp: float | None) -> str:
-    """Fingerprint of a slide's tissue.
+
+def _slide_parts(identity: str, mpp: float | None) -> dict[str, Any]:
+    return {"identity": identity} if mpp is None else {"identity": identity, "mpp": mpp}
+
+
+def tissue_fingerprint(
+    spec: TissueSpec, identity: str, mpp: float | None, segmenter: dict[str, Any] | None = None
+) -> str:
+    """Fingerprint of a slide's tissue as it is found.
 
     Args:
         spec: how tissue is found.
-        identity: content hash of the slide.
+        identity: content hash of the slide; "" for the set's name.
         mpp: um/px that a user gave for it, or None where its own is used.
+        segmenter: recipe of a plugged-in segmenter, or None for the classic one.
     """
-    slide: dict[str, Any] = {"identity": identity}
-    if mpp is not None:
-        slide["mpp"] = mpp
-    return fingerprint("tissue", TISSUE_REVISION, {**slide, **hashed_values(spec)})
+    plugged = {"segmenter": segmenter} if segmenter else {}
+    return fingerprint("tissue", TISSUE_REVISION, {**_slide_parts(identity, mpp), **hashed_values(spec), **plugged})
 
 
-def tissue_set(spec: TissueSpec) -> SetName:
+def tissue_set(spec: TissueSpec, segmenter: dict[str, Any] | None = None) -> SetName:
     """Name of the set in which the tissue masks made by a Spec lie."""
-    return SetName("tissue", f"{number(spec.mpp)}mpp", short(tissue_fingerprint(spec, "", None)))
+    return SetName("tissue", _tissue_label(spec), short(tissue_fingerprint(spec, "", None, segmenter)))
+
+
+def imported_fingerprint(identity: str, mpp: float | None, mask: str) -> str:
+    """Fingerprint of a slide's tissue as it was imported: neither settings nor the segmenter's revision are in it.
+
+    Args:
+        identity: content hash of the slide; "" for the set's name.
+        mpp: um/px that a user gave for the slide, or None.
+        mask: content hash of the mask.
+    """
+    return fingerprint("tissue", 1, {**_slide_parts(identity, mpp), "imported_mask": mask})
+
+
+IMPORTED_SET = SetName("tissue", "imported", short(imported_fingerprint("", None, "")))
+"""All masks that people brought in."""
 
 
 def make_recipe(spec: ExtractSpec, card: EncoderCard, encoder: dict[str, Any]) -> Recipe:
@@ -124,15 +174,25 @@ def make_recipe(spec: ExtractSpec, card: EncoderCard, encoder: dict[str, Any]) -
     The card's mpp and tile size stand in where the Spec has none.
 
     Raises:
-        SpecError: tiles would overlap wholly.
+        SpecError: tiles would overlap wholly, or regions are asked for without annotations.
+        UnknownNameError: no segmenter has that name.
+        WeightsError: the segmenter's weights cannot be had.
     """
+    asked = [
+        f"--{flag} {' '.join(names)}"
+        for flag, names in (("roi", spec.regions.roi), ("exclude", spec.regions.exclude))
+        if names
+    ]
+    if asked and spec.regions.annotations is None:
+        raise SpecError(f"{asked[0]} needs --annotations DIR, the folder with the slides' annotation files.")
     mpp = spec.tiles.mpp if spec.tiles.mpp is not None else card.mpp
     tile_px = spec.tiles.tile_px if spec.tiles.tile_px is not None else card.tile_px
     if spec.tiles.overlap_px >= tile_px:
         raise SpecError(
             f"--overlap-px {spec.tiles.overlap_px} must be less than the tile's side, {tile_px} px. Give a smaller overlap."
         )
-    draft = Recipe(spec, card, encoder, mpp, tile_px, *_unnamed())
+    segmenter = segmenter_recipe(spec.tissue)
+    draft = Recipe(spec, card, encoder, mpp, tile_px, *_unnamed(), segmenter)
     # A set's recipe fingerprint is that of a slide that does not exist: same chain, no contents.
     prints = draft.fingerprints("", None)
     geometry = f"{tile_px}px-{number(mpp)}mpp"
@@ -142,10 +202,16 @@ def make_recipe(spec: ExtractSpec, card: EncoderCard, encoder: dict[str, Any]) -
         encoder,
         mpp,
         tile_px,
-        tissue_set(spec.tissue),
+        tissue_set(spec.tissue, segmenter),
         SetName("tiles", geometry, short(prints.tiles)),
         SetName("features", f"{slug(card.name)}-{geometry}", short(prints.features)),
+        segmenter,
     )
+
+
+def _tissue_label(spec: TissueSpec) -> str:
+    label = f"{number(spec.mpp)}mpp"
+    return label if spec.segmenter == CLASSIC else f"{slug(spec.segmenter.partition(':')[0])}-{label}"
 
 
 def _unnamed() -> tuple[SetName, SetName, SetName]:
@@ -173,6 +239,7 @@ class SlideJob:
         store: the store's folder.
         threads: readers, and on a CPU encoders, to use.
         identity: the slide's content hash where it is known already.
+        guidance: its imported mask and annotations.
     """
 
     item: SlideItem
@@ -181,3 +248,4 @@ class SlideJob:
     store: Path
     threads: int
     identity: str | None = None
+    guidance: Guidance = NO_GUIDANCE

@@ -16,11 +16,13 @@ from pathotune_pipeline.archive.identity import content_hash, key_of, redact
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.engine.device import pick_device
-from pathotune_pipeline.errors import PathotuneError, SlideError, WeightsError
+from pathotune_pipeline.errors import AnnotationError, PathotuneError, SlideError, WeightsError
 from pathotune_pipeline.failpoints import failpoint
+from pathotune_pipeline.features.masks import rescaled_import
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.persist import grid_facts, load_grid, load_tissue, tissue_arrays, tissue_facts
 from pathotune_pipeline.features.plan import Fingerprints, Recipe, SlideJob
+from pathotune_pipeline.features.regions import region_arrays, regions_of
 from pathotune_pipeline.features.stream import RowWriter, StreamStats, stream_features
 from pathotune_pipeline.provenance import now, package_versions
 from pathotune_pipeline.slides.open import open_checked
@@ -32,6 +34,7 @@ from pathotune_pipeline.tiles.select import select_tiles
 from pathotune_pipeline.tiles.stain import fit_slide
 from pathotune_pipeline.tissue.mask import TissueMask
 from pathotune_pipeline.tissue.segment import find_tissue
+from pathotune_pipeline.tissue.segmenter import segmenter_recipe
 
 _encoders: dict[str, Encoder] = {}
 _encoders_lock = threading.Lock()
@@ -74,6 +77,19 @@ def worker_encoder(recipe: Recipe) -> Encoder:
     return encoder
 
 
+def check_segmenter(recipe: Recipe) -> None:
+    """Make sure that a segmenter found here is the one that the run was planned with.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    if segmenter_recipe(recipe.spec.tissue) != recipe.segmenter:
+        raise WeightsError(
+            f"--segmenter {recipe.spec.tissue.segmenter}: its file on this worker differs from that the run was planned "
+            "with. Give every machine the same files."
+        )
+
+
 class _SlideWork:
     """The state of one job: what is known of the slide so far, and how long each stage took."""
 
@@ -84,6 +100,7 @@ class _SlideWork:
         self.store = FeatureStore(job.store)
         self.stages: dict[str, float] = {}
         self.identity: str | None = None
+        self.mask: str | None = None
         self.facts: dict[str, Any] = {}
         self._slide: Slide | None = None
 
@@ -112,10 +129,15 @@ class _SlideWork:
 
     def run(self) -> Outcome:
         cv2.setNumThreads(1)  # parallelism is across tiles
+        if self.job.guidance.problem:
+            raise AnnotationError(self.job.guidance.problem)
         with self._stage("identity_s"):
             self.identity = self.job.identity or content_hash(self.job.item.path)
-        prints = self.recipe.fingerprints(self.identity, self.job.mpp)
+        pointer = self.job.guidance.mask
+        self.mask = pointer.for_slide(self.identity) if pointer else None
+        prints = self.recipe.fingerprints(self.identity, self.job.mpp, self.job.guidance)
         if self.store.is_committed(self.recipe.features_set, self.key, prints.features):
+            self.store.renew(self.recipe.features_set, self.key, prints.features)
             return outcome_of_record(self.store, self.recipe, self.slide_id, prints, self.identity)
         try:
             grid = self._grid(prints)
@@ -136,20 +158,30 @@ class _SlideWork:
             self.facts["slide"] = info.as_dict()
         return self._slide
 
+    @property
+    def _tissue_set(self) -> SetName:
+        return self.recipe.tissue_set_of(self.mask)
+
     def _tissue(self, prints: Fingerprints) -> TissueMask:
-        tissue_set = self.recipe.tissue_set
+        tissue_set = self._tissue_set
         if self.store.is_committed(tissue_set, self.key, prints.tissue):
             return load_tissue(self.store, self.store.record(tissue_set, self.key, prints.tissue))
         slide = self.slide()
         with self._stage("tissue_s"):
-            mask = find_tissue(slide, self.recipe.spec.tissue)
+            made_by: dict[str, Any]
+            if self.mask is not None:  # imported under another mpp than the slide is given now
+                mask = rescaled_import(self.store, self.key, self.mask, slide.info)
+                facts, made_by = {**tissue_facts(mask), "imported_mask": self.mask}, {}
+            else:
+                check_segmenter(self.recipe)
+                mask = find_tissue(slide, self.recipe.spec.tissue)
+                facts = tissue_facts(mask)
+                made_by = {
+                    "settings": self.recipe.spec.tissue.model_dump(mode="json"),
+                    **({"segmenter": self.recipe.segmenter} if self.recipe.segmenter else {}),
+                }
         with self._stage("commit_s"):
-            facts = tissue_facts(mask)
-            attributes = {
-                **facts,
-                "slide": slide.info.as_dict(),
-                "settings": self.recipe.spec.tissue.model_dump(mode="json"),
-            }
+            attributes = {**facts, "slide": slide.info.as_dict(), **made_by}
             self._commit(tissue_set, prints.tissue, tissue_arrays(mask), facts, attributes)
         failpoint("tissue.committed")
         return mask
@@ -162,13 +194,19 @@ class _SlideWork:
         self.slide().info.choose_level(self.recipe.mpp)
         mask = self._tissue(prints)
         with self._stage("grid_s"):
-            grid = tile_slide(self.slide().info, mask, spec, mpp=self.recipe.mpp, tile_px=self.recipe.tile_px)
+            regions = regions_of(mask, self.job.guidance.annotation, self.recipe.spec.regions)
+            grid = tile_slide(
+                self.slide().info, mask, spec, mpp=self.recipe.mpp, tile_px=self.recipe.tile_px,
+                allowed=regions.allowed if regions else None,
+            )  # fmt: skip
             grid = select_tiles(self.slide(), grid, spec, content=self.identity or "", threads=self.job.threads)
-        with self._stage("commit_s"):
             arrays = {"coords": grid.coords, "tissue_fraction": grid.tissue_fraction}
+            more, region_facts = region_arrays(regions, grid, self.job.guidance.annotation)
+        with self._stage("commit_s"):
             reason = "" if len(grid.coords) else self._why_empty(mask, grid)
-            facts = {"tiles": len(grid.coords), "reason": reason, "geometry": grid_facts(grid)}
-            attributes = {**facts, "tissue": self._group(self.recipe.tissue_set, prints.tissue)}
+            facts = {"tiles": len(grid.coords), "reason": reason, "geometry": grid_facts(grid), **region_facts}
+            attributes = {**facts, "tissue": self._group(self._tissue_set, prints.tissue)}
+            arrays |= more
             self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
         failpoint("tiles.committed")
         return grid
@@ -182,7 +220,11 @@ class _SlideWork:
             return "no tissue was found"
         if dict(grid.counts)["tissue"]:
             return "no tile passed the filters: " + ", ".join(f"{name} {count}" for name, count in grid.counts)
-        return f"no tile of {side_um:.0f} um holds {self.recipe.spec.tiles.min_tissue:.0%} tissue"
+        needed = f"no tile of {side_um:.0f} um holds {self.recipe.spec.tiles.min_tissue:.0%} tissue"
+        annotation = self.job.guidance.annotation
+        if annotation is None:
+            return needed
+        return f"{needed} in the regions asked for" if annotation.path else "it has no annotation file"
 
     def _features(self, prints: Fingerprints, grid: TileGrid) -> Outcome:
         with self._stage("load_encoder_s"):
@@ -267,14 +309,14 @@ class _SlideWork:
         head = {
             **self._head(set_name, prints.features),
             "tiles_group": self._group(self.recipe.tiles_set, prints.tiles),
-            "tissue_group": self._group(self.recipe.tissue_set, prints.tissue),
+            "tissue_group": self._group(self._tissue_set, prints.tissue),
             "tiles_fingerprint": prints.tiles,
             "tissue_fingerprint": prints.tissue,
             **facts,
         }
         made_with = {
             "encoder": self.recipe.card.model_dump(mode="json"),
-            "settings": self.recipe.spec.model_dump(mode="json"),
+            "settings": self.recipe.spec.recorded(),
             "mpp": self.recipe.mpp,
             "tile_px": self.recipe.tile_px,
             "versions": package_versions(),

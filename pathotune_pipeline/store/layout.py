@@ -10,6 +10,7 @@
       commits/<set>/<slide>@<fingerprint>.json    what is committed: one small record each
       staging/<owner>/<random>/                   being written
       runs/<run>/                                 run.json, outcomes.jsonl
+      masks/<slide>@<time>.json                   which imported mask a slide uses; the newest one counts
       cache/                                      content hashes of files; may be deleted
 
 A set is what one recipe makes of every slide: `features-stain-texture-256px-0.5mpp-1f0c...`, where the last part
@@ -30,6 +31,7 @@ COMMITS = "commits"
 STAGING = "staging"
 RUNS = "runs"
 CACHE = "cache"
+MASKS = "masks"
 MARKER = "store.json"
 FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE)
 CHUNK_ROWS = 8192

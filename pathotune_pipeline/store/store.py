@@ -22,7 +22,7 @@ import zarr
 from pathotune_pipeline.errors import CorruptDataError, NotCommittedError, UsageError
 from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.store import layout
-from pathotune_pipeline.store.files import create_file, read_json, to_json
+from pathotune_pipeline.store.files import create_file, read_json, replace_file, to_json
 from pathotune_pipeline.store.layout import SetName, Stage
 from pathotune_pipeline.store.write import StagedGroup, group_checksums
 
@@ -188,6 +188,22 @@ class FeatureStore:
         if not isinstance(facts, dict):
             raise NotCommittedError(f"{slide_key}: nothing is committed under {set_name} and {fingerprint[:12]}.")
         return CommitRecord(facts["slide_id"], set_name, facts["fingerprint"], facts["group"], facts)
+
+    def renew(self, set_name: SetName, slide_key: str, fingerprint: str) -> bool:
+        """Make a commit its slide's newest, so that readers take what was asked for last.
+
+        Returns:
+            Whether anything had to be written.
+        """
+        short = fingerprint[:12]
+        others = [other for key, other in self.committed(set_name) if key == slide_key and other != short]
+        facts = self.record(set_name, slide_key, fingerprint).facts
+        newest = max((self.record(set_name, slide_key, each).facts["committed_ns"] for each in others), default=0)
+        if newest < facts["committed_ns"]:
+            return False
+        facts["committed_ns"] = max(time.time_ns(), newest + 1)
+        replace_file(self._record_path(set_name, slide_key, short), to_json(facts))
+        return True
 
     def records(self, set_name: SetName) -> dict[str, CommitRecord]:
         """The newest commit of each slide in a set, by slide id, in the order of the ids."""

@@ -109,6 +109,11 @@ class TileGrid:
         return len(self.coords)
 
     @property
+    def boxes(self) -> np.ndarray:
+        """Each tile as (x, y, width, height) in level-0 pixels: float64 [N, 4]."""
+        return np.column_stack([self.coords, np.broadcast_to(self.extent_level0, (len(self.coords), 2))])
+
+    @property
     def plan(self) -> RegionPlan:
         """How each tile is read."""
         return RegionPlan(
@@ -138,7 +143,9 @@ def grid_coords(size: Size, extent: tuple[float, float], *, stride: tuple[float,
     return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
 
 
-def tile_slide(info: SlideInfo, mask: TissueMask, spec: TileSpec, *, mpp: float, tile_px: int) -> TileGrid:
+def tile_slide(
+    info: SlideInfo, mask: TissueMask, spec: TileSpec, *, mpp: float, tile_px: int, allowed: TissueMask | None = None
+) -> TileGrid:
     """Lay the grid over a slide and keep the tiles with enough tissue. What needs pixels follows in `select_tiles`.
 
     Args:
@@ -148,6 +155,7 @@ def tile_slide(info: SlideInfo, mask: TissueMask, spec: TileSpec, *, mpp: float,
             encoder's, which this package does not know.
         mpp: um/px of the tiles.
         tile_px: side of the tiles.
+        allowed: the part of the tissue that counts for `min_tissue`; None where all of it does.
 
     Raises:
         ScaleError: no mpp, or the slide is too coarse for `mpp`.
@@ -169,7 +177,9 @@ def tile_slide(info: SlideInfo, mask: TissueMask, spec: TileSpec, *, mpp: float,
     boxes = np.empty((len(coords), 4), np.float64)
     boxes[:, :2], boxes[:, 2:] = coords, plan.extent_level0
     fraction = mask.fraction(boxes)
-    keep = fraction >= np.float32(spec.min_tissue)
+    counted = fraction if allowed is None else allowed.fraction(boxes)
+    # Where only a part of the tissue is allowed, a tile with none of it is out even if no tissue at all is asked for.
+    keep = (counted >= np.float32(spec.min_tissue)) & ((counted > 0) | (allowed is None))
     return TileGrid(
         coords=coords[keep],
         tissue_fraction=fraction[keep],

@@ -15,6 +15,15 @@ from pathotune_pipeline.spec import Spec, setting
 class TissueSpec(Spec):
     """How tissue is told from glass. Lengths and areas are physical, so they hold at any resolution."""
 
+    segmenter: str = setting(
+        "classic",
+        "What tells tissue: classic, network:PATH.pt (TorchScript with a card PATH.json), or a plug-in's name; its card "
+        "and weights are hashed, the path is not.",
+        hashed=False,
+    )
+    segmenter_device: str = setting(
+        "auto", "Where a network that tells tissue runs: auto, cpu, cuda, cuda:1, mps.", hashed=False
+    )
     mpp: float = setting(8.0, "um/px at which the whole slide is looked at.", flag="tissue-mpp", gt=0)
     min_chroma: float = setting(
         14.0, "Largest minus smallest colour channel, 0-255 after white balance, from which a pixel is tissue.", gt=0

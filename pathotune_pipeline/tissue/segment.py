@@ -14,6 +14,7 @@ from pathotune_pipeline.errors import ScaleError
 from pathotune_pipeline.slides.pyramid import read_overview
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.tissue.mask import TissueMask, TissueSpec
+from pathotune_pipeline.tissue.segmenter import CLASSIC
 
 REVISION = 1
 """Raised by hand whenever the mask of any slide changes: it is part of the stage's fingerprint."""
@@ -36,7 +37,13 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
     Raises:
         ScaleError: the slide has no mpp.
         TileReadError: a part of the slide cannot be decoded.
+        UnknownNameError: no segmenter has the name that `spec` gives.
+        WeightsError: the segmenter's files are absent or wrong.
     """
+    if spec.segmenter != CLASSIC:
+        from pathotune_pipeline.tissue.plugged import find_plugged
+
+        return find_plugged(slide, spec)
     overview, mpp_x, mpp_y = read_overview(slide, spec.mpp)
     info = slide.info
     if info.mpp is None:  # read_overview has refused it; said again for the type checker

@@ -67,6 +67,12 @@ WRONG = [
     ),
     (("report", "--store", "ABSENT", "--out", "O"), "a store is needed"),
     (("status", "--store", "EMPTY"), "a store is needed"),
+    (("tissue", "export", "--store", "ABSENT", "--out", "O"), "a store is needed"),
+    (("tissue", "import", "--store", "EMPTY"), "--masks --revert is required"),
+    (("extract", "--store", "S", "--slides", "A", "--roi", "Tumor"), "--roi Tumor needs --annotations"),
+    (("extract", "--store", "S", "--slides", "A", "--annotations", "ABSENT"), "there is no such folder"),
+    (("extract", "--store", "S", "--slides", "A", "--segmenter", "netwrk:a"), "Did you mean 'network'"),
+    (("extract", "--store", "S", "--slides", "A", "--segmenter", "network:a.pt"), "nothing lies there"),
     (("flow", "run", "extrac"), "invalid choice"),
     (("demo", "--patients", "3"), "at least 24"),
     (("info",), "PATH"),
@@ -207,3 +213,51 @@ def test_crossval_and_report_from_the_command_line(
     page = Path(out.strip()).read_text()
     assert "broken.svs" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_masks_go_out_and_corrected_ones_come_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small_archive: Path
+) -> None:
+    extract = ("extract", "--slides", small_archive / "case-1", "--store", tmp_path / "s", "--executor", "serial")
+    assert call(capsys, *extract, "--tile-px", 128)[0] == 0
+    code, out, _ = call(capsys, "tissue", "export", "--store", tmp_path / "s", "--out", tmp_path / "m")
+    assert (code, out.strip()) == (0, f"{tmp_path / 'm'}: 2 masks")
+    told = call(capsys, "tissue", "import", "--store", tmp_path / "s", "--masks", tmp_path / "m")
+    assert told[:2] == (0, "0 of 2 masks changed\n")
+    ring = [[0, 0], [768, 0], [768, 1536], [0, 1536], [0, 0]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": "Tissue"}}}
+    (tmp_path / "m" / "s2.tif.geojson").write_text(json.dumps(feature))
+    (tmp_path / "m" / "s3.tif.geojson").write_text("{")
+    code, out, _ = call(capsys, "tissue", "import", "--store", tmp_path / "s", "--masks", tmp_path / "m")
+    assert code == 3
+    assert "imported  s2.tif: 0.29 mm2 of tissue" in out
+    assert "failed    s3.tif: its annotation file is not JSON" in out
+    assert "1 of 2 masks changed; run `pathotune extract` again" in out
+    code, out, _ = call(capsys, *extract, "--tile-px", 128)
+    assert "1 slides computed" in out
+    told = call(capsys, "tissue", "import", "--store", tmp_path / "s", "--revert", "--slide", "s2.tif", "--json")
+    assert json.loads(told[1])[0]["status"] == "reverted"
+    code, out, _ = call(capsys, *extract, "--tile-px", 128)
+    assert "work      none" in out
+
+
+def test_classes_are_given_together_or_one_by_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small_archive: Path
+) -> None:
+    ring = [[0, 0], [768, 0], [768, 1536], [0, 1536], [0, 0]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    features = [
+        {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}
+        for name in ("Tumor", "In situ")
+    ]
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "s2.geojson").write_text(json.dumps(features))
+    words = ("extract", "--slides", small_archive / "case-1", "--store", tmp_path / "s", "--executor", "serial",
+             "--annotations", tmp_path / "m", "--annotations-missing", "empty")  # fmt: skip
+    code, one, err = call(capsys, *words, "--roi", "Tumor", "--roi", "In situ")
+    assert code == 0, err
+    assert "1 committed, 1 empty" in one
+    code, other, _ = call(capsys, *words, "--roi", "In situ", "Tumor")
+    assert code == 0
+    assert "work      none" in other

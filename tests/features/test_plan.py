@@ -97,3 +97,38 @@ def test_filters_and_caps_decide_tiles_and_stain_only_features() -> None:
     macenko, reinhard = prints(tiles={"stain": "macenko"}), prints(tiles={"stain": "reinhard"})
     assert macenko[:2] == reinhard[:2] == BASE[:2]
     assert len({macenko[2], reinhard[2], BASE[2]}) == 3
+
+
+def test_masks_annotations_and_segmenters_enter_where_they_act_and_nowhere_else(tmp_path) -> None:
+    from pathotune_pipeline.features.guidance import AnnotationFile, Guidance
+    from pathotune_pipeline.store.masks import MaskPointer
+
+    plain, zeros = recipe(), "0" * 64
+    mask = Guidance(MaskPointer("a" * 64, zeros))
+    masked = plain.fingerprints(zeros, None, mask)
+    assert masked.tissue != BASE[0]
+    assert masked.features != BASE[2]
+    assert recipe(tissue={"min_chroma": 20.0}).fingerprints(zeros, None, mask) == masked
+    assert plain.fingerprints("1" * 64, None, mask) == plain.fingerprints("1" * 64, None)
+
+    regions = {"annotations": str(tmp_path), "roi": ["B", "A"]}
+    made = recipe(regions=regions)
+    assert made.tissue_set == plain.tissue_set
+    assert made.features_set != plain.features_set
+    assert recipe(regions={**regions, "roi": ["A", "B"], "missing": "whole"}).features_set == made.features_set
+    assert recipe(regions={**regions, "annotations": "elsewhere"}).features_set == made.features_set
+    one, other = (
+        made.fingerprints(zeros, None, Guidance(None, AnnotationFile(tmp_path, digest))) for digest in ("1", "2")
+    )
+    assert one.tissue == other.tissue == BASE[0]
+    assert one.tiles != other.tiles
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "n.pt").write_bytes(b"network")
+        (tmp_path / name / "n.json").write_text('{"mpp": 4}')
+    first, second = (recipe(tissue={"segmenter": f"network:{tmp_path / name / 'n.pt'}"}) for name in ("a", "b"))
+    assert first.tissue_set == second.tissue_set
+    assert first.tissue_set.label == "network-8mpp"
+    assert first.fingerprints(zeros, None).tissue != BASE[0]
+    assert recipe(tissue={"segmenter_device": "cpu"}).fingerprints(zeros, None).tissue == BASE[0]

@@ -1,0 +1,80 @@
+"""Which imported tissue mask each slide uses: small records under `STORE/masks/`, never changed; the newest one counts.
+
+The masks themselves are committed tissue like any other. A record without a mask takes the slide back to the tissue
+that is found by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from pathotune_pipeline.errors import StoreError
+from pathotune_pipeline.provenance import now
+from pathotune_pipeline.store import layout
+from pathotune_pipeline.store.files import create_file, read_json, to_json
+from pathotune_pipeline.store.store import FeatureStore
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPointer:
+    """The imported mask that a slide uses.
+
+    Attributes:
+        mask: content hash of the mask.
+        identity: content hash of the slide it was made for; it counts for no other file of that name.
+    """
+
+    mask: str
+    identity: str
+
+    def for_slide(self, identity: str) -> str | None:
+        """The mask's hash, where the slide's contents are those it was made for."""
+        return self.mask if identity == self.identity else None
+
+
+def current_masks(store: FeatureStore) -> dict[str, MaskPointer]:
+    """The imported masks in use, by the slide's key. One listing, and one small file for each slide ever corrected.
+
+    Raises:
+        StoreError: a record cannot be read.
+    """
+    found: dict[str, MaskPointer] = {}
+    for key, stamp in _newest(store).items():
+        record = read_json(store.root / layout.MASKS / f"{key}@{stamp:020d}.json")
+        if not isinstance(record, dict) or not {"mask", "identity"} <= set(record):
+            raise StoreError(f"{layout.MASKS}/{key}@{stamp:020d}.json cannot be read. Import that slide's mask again.")
+        if record["mask"] is not None:
+            found[key] = MaskPointer(str(record["mask"]), str(record["identity"]))
+    return found
+
+
+def use_mask(store: FeatureStore, slide_id: str, slide_key: str, pointer: MaskPointer | None) -> None:
+    """Say which mask a slide uses from now on; None for the tissue that is found by itself."""
+    folder = store.root / layout.MASKS
+    folder.mkdir(exist_ok=True)
+    record = {
+        "slide_id": slide_id,
+        "mask": pointer.mask if pointer else None,
+        "identity": pointer.identity if pointer else None,
+        "made": now(),
+    }
+    while True:
+        # A clock set back does not make an older record the newest one.
+        stamp = max(time.time_ns(), _newest(store).get(slide_key, 0) + 1)
+        if create_file(folder / f"{slide_key}@{stamp:020d}.json", to_json(record)):
+            return
+
+
+def _newest(store: FeatureStore) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    try:
+        names = os.listdir(store.root / layout.MASKS)
+    except FileNotFoundError:
+        return {}
+    for name in names:
+        key, _, stamp = name.removesuffix(".json").rpartition("@")
+        if name.endswith(".json") and name[0] != "." and stamp.isdigit():
+            newest[key] = max(newest.get(key, 0), int(stamp))
+    return newest
