@@ -79,7 +79,7 @@ def read_manifest(slides: Path | None, table: Path | None = None) -> Manifest:
         if not found.slides:
             seen = f"{len(found.passed_over)} other files" if found.passed_over else "nothing"
             raise ManifestError(f"--slides {slides}: no slide was found there, only {seen}. Check the folder.")
-        items = tuple(SlideItem(slide_id_of(path, slides), path) for path in found.slides)
+        items = tuple(SlideItem(found.id_of(path, slides), path) for path in found.slides)
         passed = tuple((slide_id_of(path, slides), reason) for path, reason in found.passed_over)
         return Manifest(items, passed)
     return _from_table(read_table(table), slides if slides is not None else table.parent)
