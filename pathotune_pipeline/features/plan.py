@@ -82,7 +82,8 @@ class Recipe:
 
     def _tile_parts(self) -> dict[str, Any]:
         chosen = self.spec.tiles.with_values(mpp=None, tile_px=None)
-        return {**hashed_values(chosen), "mpp": self.mpp, "tile_px": self.tile_px}
+        light = {"allow_fluorescence": True} if self.spec.slide.allow_fluorescence else {}
+        return {**hashed_values(chosen), **light, "mpp": self.mpp, "tile_px": self.tile_px}
 
     def fingerprints(self, identity: str, mpp: float | None) -> Fingerprints:
         """Fingerprints of what this recipe makes of one slide.

@@ -23,6 +23,7 @@ from pathotune_pipeline.features.persist import grid_facts, load_grid, load_tiss
 from pathotune_pipeline.features.plan import Fingerprints, Recipe, SlideJob
 from pathotune_pipeline.features.stream import RowWriter, StreamStats, stream_features
 from pathotune_pipeline.provenance import now, package_versions
+from pathotune_pipeline.slides.illumination import illumination_of
 from pathotune_pipeline.slides.open import open_checked
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.store.layout import CHUNK_ROWS, SetName
@@ -30,6 +31,9 @@ from pathotune_pipeline.store.store import FeatureStore
 from pathotune_pipeline.tiles.grid import TileGrid, tile_slide
 from pathotune_pipeline.tissue.mask import TissueMask
 from pathotune_pipeline.tissue.segment import find_tissue
+
+FLUORESCENCE = "fluorescence, not brightfield; --allow-fluorescence to tile it anyway"
+"""Why a fluorescence slide adds no tiles."""
 
 _encoders: dict[str, Encoder] = {}
 _encoders_lock = threading.Lock()
@@ -159,12 +163,18 @@ class _SlideWork:
         # Whether the scale can be had is known before any pixel is read.
         self.slide().info.choose_level(self.recipe.mpp)
         mask = self._tissue(prints)
+        self.facts["illumination"] = light = illumination_of(mask.thumbnail)
+        dark = light == "fluorescence" and not self.recipe.spec.slide.allow_fluorescence
         with self._stage("grid_s"):
             grid = tile_slide(self.slide().info, mask, spec, mpp=self.recipe.mpp, tile_px=self.recipe.tile_px)
+            if dark:
+                grid = replace(grid, coords=grid.coords[:0], tissue_fraction=grid.tissue_fraction[:0])
         with self._stage("commit_s"):
             arrays = {"coords": grid.coords, "tissue_fraction": grid.tissue_fraction}
-            reason = "" if len(grid.coords) else self._why_empty(mask)
-            facts = {"tiles": len(grid.coords), "reason": reason, "geometry": grid_facts(grid)}
+            reason = FLUORESCENCE if dark else "" if len(grid.coords) else self._why_empty(mask)
+            facts = {
+                "tiles": len(grid.coords), "reason": reason, "illumination": light, "geometry": grid_facts(grid),
+            }  # fmt: skip
             attributes = {**facts, "tissue": self._group(self.recipe.tissue_set, prints.tissue)}
             self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
         failpoint("tiles.committed")
