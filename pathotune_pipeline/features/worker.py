@@ -258,6 +258,8 @@ class _SlideWork:
         }
         if self.job.item.case_id:
             head["case_id"] = self.job.item.case_id
+        if self.job.item.context and set_name == self.recipe.features_set:
+            head["context"] = dict(self.job.item.context)
         return head
 
     def _record(
