@@ -28,6 +28,7 @@ class Verb:
 
 
 VERBS = {
+    "audit": Verb("look at every slide before work begins, and write a manifest", "pathotune_pipeline.cli.audit"),
     "extract": Verb("slides to features in a store", "pathotune_pipeline.cli.extract"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
