@@ -35,6 +35,7 @@ _HOMES = {
     "slide": "slides.slide:SlideSpec",
     "engine": "features.plan:EngineSpec",
     "execution": "execution.executor:ExecutionSpec",
+    "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
 }
 SECTIONS = tuple(_HOMES)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
+from pathotune_pipeline.archive.series import series_of
 from pathotune_pipeline.errors import SlideNotFoundError, UsageError
 
 MAX_KEY = 180
@@ -89,8 +90,8 @@ class Pseudonymiser:
 def companion_files(path: Path) -> list[Path]:
     """Every file that belongs to the slide, itself first.
 
-    MIRAX keeps its data in a folder of the same stem; Hamamatsu VMS/VMU beside the index file; DICOM as several
-    files of one folder.
+    MIRAX keeps its data in a folder of the same stem; Hamamatsu VMS/VMU beside the index file; a DICOM series as
+    several files of one folder.
     """
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
@@ -98,9 +99,8 @@ def companion_files(path: Path) -> list[Path]:
         return [path, *sorted(file for file in folder.rglob("*") if file.is_file())]
     if suffix in {".vms", ".vmu"}:
         return [path, *sorted(file for file in path.parent.iterdir() if file.is_file() and file != path)]
-    if suffix == ".dcm":
-        return [path, *sorted(file for file in path.parent.glob("*.dcm") if file != path)]
-    return [path]
+    series = series_of(path)
+    return [path, *(file for file in series.files if file != path)] if series else [path]
 
 
 def content_hash(path: Path) -> str:
@@ -117,8 +117,7 @@ def content_hash(path: Path) -> str:
         lines = sorted(f"{_hash_file(file)}  {file.relative_to(path.parent).as_posix()}\n" for file in files)
     except FileNotFoundError:
         raise SlideNotFoundError("the file is not there. Check the path, and that the archive is mounted.") from None
-    own = f"{path.name}\n" if path.suffix.lower() == ".dcm" else ""
-    return hashlib.sha256((own + "".join(lines)).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _hash_file(path: Path) -> str:

@@ -1,14 +1,15 @@
-"""Tables as labs write them: CSV from any tool, Excel's included, every cell kept as text."""
+"""Tables as labs write them: CSV from any tool, Excel's included, or Parquet; every cell kept as text."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
-from pathotune_pipeline.errors import ManifestError
+from pathotune_pipeline.errors import ManifestError, MissingExtraError
 from pathotune_pipeline.registry import nearest
 
 DELIMITERS = ",;\t|"
@@ -22,11 +23,13 @@ class Table:
         columns: names from the header, white space stripped.
         rows: one mapping a line; an empty cell is "".
         name: the file's name, for messages.
+        lines: number of each row's line in the file, for messages.
     """
 
     columns: tuple[str, ...]
     rows: tuple[dict[str, str], ...]
     name: str
+    lines: tuple[int, ...] = field(default=(), compare=False)
 
     def column(self, wanted: str) -> str:
         """The column's exact name, matched without regard to case.
@@ -49,15 +52,20 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV: UTF-8 (with or without BOM), UTF-16 or Windows-1252; comma, semicolon, tab or bar.
+    """Read a CSV: UTF-8 (with or without BOM), UTF-16 or Windows-1252; comma, semicolon, tab or bar. Or Parquet.
 
     Raises:
         ManifestError: the file is absent, empty, has a repeated column, or a row of another length.
+        MissingExtraError: it is Parquet, and pyarrow is absent.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"Cannot read the table {path}: {error.strerror or error}. Check the path.") from None
+    if raw[:4] == b"PAR1":
+        return _read_parquet(path)
+    if raw[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
+        raise ManifestError(f"{path.name}: this is an Excel workbook. Save it as CSV.")
     lines = _decode(raw).splitlines()
     body = [line for line in lines if line.strip()]
     if not body:
@@ -66,6 +74,7 @@ def read_table(path: Path) -> Table:
     reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
     header: tuple[str, ...] = ()
     rows: list[dict[str, str]] = []
+    numbers: list[int] = []
     for cells in reader:
         stripped = [cell.strip() for cell in cells]
         if not any(stripped):
@@ -81,7 +90,30 @@ def read_table(path: Path) -> Table:
             )
         padded = stripped[: len(header)] + [""] * (len(header) - len(stripped))
         rows.append(dict(zip(header, padded, strict=True)))
-    return Table(columns=header, rows=tuple(rows), name=path.name)
+        numbers.append(reader.line_num)
+    return Table(columns=header, rows=tuple(rows), name=path.name, lines=tuple(numbers))
+
+
+def _read_parquet(path: Path) -> Table:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_table as read
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet", "Reading a Parquet table") from None
+    try:
+        found = read(path)
+    except (ArrowException, OSError) as error:
+        raise ManifestError(f"{path.name}: is no sound Parquet file ({' '.join(str(error).split())[:200]}).") from None
+    columns = _header([str(name).strip() for name in found.column_names], path.name)
+    values = zip(*(column.to_pylist() for column in found.columns[: len(columns)]), strict=True)
+    rows = tuple(dict(zip(columns, map(_as_text, row), strict=True)) for row in values)
+    return Table(columns=columns, rows=rows, name=path.name, lines=tuple(range(1, len(rows) + 1)))
+
+
+def _as_text(value: object) -> str:
+    if value is None or value != value:  # not a number
+        return ""
+    return value.isoformat() if isinstance(value, date) else str(value).strip()
 
 
 def _fields(line: str, delimiter: str) -> int:

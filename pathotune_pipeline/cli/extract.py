@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
     where.add_argument("--slides", type=Path, metavar="DIR", help="the archive's folder; searched with its folders")
     where.add_argument(
-        "--manifest", type=Path, metavar="CSV", help="table with a path column; slide_id, case_id, mpp where known"
+        "--manifest",
+        type=Path,
+        metavar="CSV",
+        help="table with a path or slide_id column; case_id, mpp, ... where known; `pathotune audit` writes one",
     )
     where.add_argument(
         "--store", type=Path, metavar="STORE", required=True, help="the store's folder; made if it is new"
@@ -43,6 +47,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
+    parser.add_argument(
+        "--rescans",
+        choices=("newest", "all"),
+        default="newest",
+        help="of scans with the same case_id, block and stain keep the newest, or all [newest]",
+    )
     add_settings(parser, EXTRACT_SECTIONS)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
@@ -54,7 +64,7 @@ def source(arguments: argparse.Namespace) -> tuple[Manifest, Pseudonymiser | Non
         UsageError: the folder, table or key cannot be used.
     """
     pseudonymiser = Pseudonymiser.from_file(arguments.pseudonymise) if arguments.pseudonymise else None
-    manifest = read_manifest(arguments.slides, arguments.manifest)
+    manifest = read_manifest(arguments.slides, arguments.manifest, rescans=getattr(arguments, "rescans", "newest"))
     return (manifest.pseudonymised(pseudonymiser) if pseudonymiser else manifest), pseudonymiser
 
 
@@ -122,9 +132,14 @@ def _print_summary(result: Any, counts: dict[str, int]) -> None:
         if outcome.status != "committed":
             print(f"{outcome.status:<9} {outcome.slide_id}: {outcome.reason}")
     if result.passed_over:
-        print(f"passed over {len(result.passed_over)} files that are no slides: " + _first_names(result.passed_over))
+        print_passed_over(result.passed_over)
 
 
-def _first_names(pairs: list[tuple[str, str]], most: int = 5) -> str:
-    shown = ", ".join(name for name, _ in pairs[:most])
-    return shown + (", ..." if len(pairs) > most else "")
+def print_passed_over(pairs: Sequence[tuple[str, str]], most: int = 5) -> None:
+    """A line for each reason, with the first names; other slides that reasons name are left to --json."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in pairs:
+        by_reason.setdefault(reason.partition(": ")[0], []).append(name)
+    for reason, names in by_reason.items():
+        shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+        print(f"passed over {len(names)}, {reason}: {shown}")

@@ -29,7 +29,7 @@ class ExtractPlan:
     Attributes:
         recipe: names and fingerprints of what is made.
         jobs: missing work, largest file first.
-        done: outcomes of slides that the store has already.
+        done: outcomes of slides that the store has already, and of those that the audit refused.
         cache: content hashes, to be told of new ones.
         guidance: imported masks and annotations, by slide id.
     """
@@ -94,6 +94,10 @@ def plan_extract(
     guidance = gather_guidance(manifest.items, spec.regions, store, cache)
     plan = ExtractPlan(recipe, [], [], cache, manifest.items, guidance)
     for item in manifest.items:
+        if item.refused is not None:
+            refusal = f"refused by the audit: {item.refused}"
+            plan.done.append(Outcome(item.slide_id, "failed", reason=redact(refusal, item.path, item.slide_id)))
+            continue
         mpp = given_mpp(item, spec)
         identity = cache.get(item.path)
         guided = guidance[item.slide_id]

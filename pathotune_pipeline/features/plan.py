@@ -98,6 +98,8 @@ class Recipe:
 
     def _tile_parts(self, guidance: Guidance) -> dict[str, Any]:
         parts = {**hashed_values(self.spec.tiles.placing()), "mpp": self.mpp, "tile_px": self.tile_px}
+        if self.spec.slide.allow_fluorescence:
+            parts["allow_fluorescence"] = True
         if self.spec.regions.annotations is not None:
             regions = self.spec.regions
             parts["regions"] = {"roi": sorted({*regions.roi}), "exclude": sorted({*regions.exclude})}

@@ -25,6 +25,7 @@ from pathotune_pipeline.features.plan import Fingerprints, Recipe, SlideJob
 from pathotune_pipeline.features.regions import region_arrays, regions_of
 from pathotune_pipeline.features.stream import RowWriter, StreamStats, stream_features
 from pathotune_pipeline.provenance import now, package_versions
+from pathotune_pipeline.slides.illumination import illumination_of
 from pathotune_pipeline.slides.open import open_checked
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.store.layout import CHUNK_ROWS, SetName
@@ -35,6 +36,9 @@ from pathotune_pipeline.tiles.stain import fit_slide
 from pathotune_pipeline.tissue.mask import TissueMask
 from pathotune_pipeline.tissue.segment import find_tissue
 from pathotune_pipeline.tissue.segmenter import segmenter_recipe
+
+FLUORESCENCE = "fluorescence, not brightfield; --allow-fluorescence to tile it anyway"
+"""Why a fluorescence slide adds no tiles."""
 
 _encoders: dict[str, Encoder] = {}
 _encoders_lock = threading.Lock()
@@ -193,18 +197,23 @@ class _SlideWork:
         # Whether the scale can be had is known before any pixel is read.
         self.slide().info.choose_level(self.recipe.mpp)
         mask = self._tissue(prints)
+        self.facts["illumination"] = light = illumination_of(mask.thumbnail)
+        dark = light == "fluorescence" and not self.recipe.spec.slide.allow_fluorescence
         with self._stage("grid_s"):
             regions = regions_of(mask, self.job.guidance.annotation, self.recipe.spec.regions)
             grid = tile_slide(
                 self.slide().info, mask, spec, mpp=self.recipe.mpp, tile_px=self.recipe.tile_px,
                 allowed=regions.allowed if regions else None,
             )  # fmt: skip
+            if dark:
+                grid = replace(grid, coords=grid.coords[:0], tissue_fraction=grid.tissue_fraction[:0])
             grid = select_tiles(self.slide(), grid, spec, content=self.identity or "", threads=self.job.threads)
             arrays = {"coords": grid.coords, "tissue_fraction": grid.tissue_fraction}
             more, region_facts = region_arrays(regions, grid, self.job.guidance.annotation)
         with self._stage("commit_s"):
-            reason = "" if len(grid.coords) else self._why_empty(mask, grid)
-            facts = {"tiles": len(grid.coords), "reason": reason, "geometry": grid_facts(grid), **region_facts}
+            reason = FLUORESCENCE if dark else "" if len(grid.coords) else self._why_empty(mask, grid)
+            facts = {"tiles": len(grid.coords), "reason": reason, "illumination": light, "geometry": grid_facts(grid)}
+            facts |= region_facts
             attributes = {**facts, "tissue": self._group(self._tissue_set, prints.tissue)}
             arrays |= more
             self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
@@ -301,6 +310,8 @@ class _SlideWork:
         }
         if self.job.item.case_id:
             head["case_id"] = self.job.item.case_id
+        if self.job.item.context and set_name == self.recipe.features_set:
+            head["context"] = dict(self.job.item.context)
         return head
 
     def _record(

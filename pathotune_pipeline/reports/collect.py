@@ -132,7 +132,7 @@ def collect(store: FeatureStore, features_set: SetName | None) -> StoreView:
     records = store.records(features_set)
     view.slides = _slides(store, own, records)
     if own:
-        passed = Counter(str(pair[-1]) for pair in own[-1].record.get("passed_over") or [] if pair)
+        passed = Counter(str(pair[-1]).partition(": ")[0] for pair in own[-1].record.get("passed_over") or [] if pair)
         view.passed_over = passed.most_common()
     _settings(view, store, own, records)
     damaged = [row for row in view.slides if row.problem]

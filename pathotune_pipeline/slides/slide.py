@@ -29,6 +29,9 @@ class SlideSpec(Spec):
     allow_odd_mpp: bool = setting(
         False, "Accept an mpp outside 0.1-10 um/px, or one that differs by over 5 % between x and y."
     )
+    allow_fluorescence: bool = setting(
+        False, "Tile fluorescence slides too; without it they are flagged and add no tiles."
+    )
 
 
 @dataclass(frozen=True, slots=True)

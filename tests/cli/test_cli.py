@@ -76,6 +76,10 @@ WRONG = [
     (("flow", "run", "extrac"), "invalid choice"),
     (("demo", "--patients", "3"), "at least 24"),
     (("info",), "PATH"),
+    (("audit",), "--slides"),
+    (("audit", "--slides", "EMPTY"), "no slide was found"),
+    (("audit", "--slides", "A", "--out", "ABSENT/m.csv"), "--out"),
+    (("audit", "--slides", "A", "--time-limit", "0"), "greater than 0"),
 ]
 
 
@@ -261,3 +265,16 @@ def test_classes_are_given_together_or_one_by_one(
     code, other, _ = call(capsys, *words, "--roi", "In situ", "Tumor")
     assert code == 0
     assert "work      none" in other
+
+
+def test_the_audit_tells_of_every_slide(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small_archive: Path
+) -> None:
+    code, out, _ = call(capsys, "audit", "--slides", small_archive, "--out", tmp_path / "m.csv", "--jobs", 1)
+    assert code == 3
+    assert "7: 6 ok, 0 with warnings, 1 refused" in out
+    assert "no reader can open it" in out
+    assert len((tmp_path / "m.csv").read_text().splitlines()) == 8
+    code, out, _ = call(capsys, "audit", "--slides", small_archive / "case-1", "--json")
+    assert code == 0
+    assert json.loads(out)["counts"] == {"slides": 2, "ok": 2, "warn": 0, "refuse": 0}

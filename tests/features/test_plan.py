@@ -43,6 +43,10 @@ def test_what_does_not_decide_the_result_is_not_hashed(settings: dict) -> None:
 def test_each_stage_depends_on_those_before_it() -> None:
     tissue = prints(tissue={"min_chroma": 20.0})
     assert all(a != b for a, b in zip(tissue, BASE, strict=True))
+    light = prints(slide={"allow_fluorescence": True})
+    assert light[0] == BASE[0]
+    assert light[1] != BASE[1]
+    assert light[2] != BASE[2]
     tiles = prints(tiles={"tile_px": 512})
     assert tiles[0] == BASE[0]
     assert tiles[1] != BASE[1]

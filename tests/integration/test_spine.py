@@ -241,7 +241,7 @@ def test_real_slides_and_oddities(shared: Path, tmp_path: Path) -> None:
     outcomes = {outcome["slide_id"]: outcome for outcome in told["outcomes"]}
     counts = told["counts"]
     assert counts["slides"] == len(outcomes) == counts["committed"] + counts["empty"] + counts["failed"]
-    for name in ("crc01.tif", "cmu-1-small-region.svs", "two-pieces.tif"):
+    for name in ("crc01.tif", "cmu-1-small-region.svs", "cmu-1-dicom", "two-pieces.tif"):
         assert outcomes[name]["status"] == "committed", outcomes[name]
     assert outcomes["tiny-16px.svs"]["status"] == "empty"
     assert "no tile fits" in outcomes["tiny-16px.svs"]["reason"]
@@ -257,8 +257,28 @@ def test_real_slides_and_oddities(shared: Path, tmp_path: Path) -> None:
     for name, reason in reasons.items():
         assert outcomes[name]["status"] == "failed", outcomes[name]
         assert reason in outcomes[name]["reason"]
-    labels = [o for name, o in outcomes.items() if name.startswith("cmu-1-dicom")]
-    assert [o["status"] for o in labels].count("committed") == 1
+    assert [name for name in outcomes if name.startswith("cmu-1-dicom")] == ["cmu-1-dicom"]
+    assert outcomes["fluorescence-dapi.ndpi"]["status"] == "empty"
+    assert "fluorescence, not brightfield" in outcomes["fluorescence-dapi.ndpi"]["reason"]
+    assert outcomes["fluorescence-dapi.ndpi"]["facts"]["illumination"] == "fluorescence"
+    kinds = [reason for _, reason in told["passed_over"] if reason.endswith("image of a DICOM series: cmu-1-dicom")]
+    assert len(kinds) == 3
+
+
+def test_the_audits_manifest_is_taken_and_refused_slides_are_told(shared: Path, tmp_path: Path) -> None:
+    """What the audit refuses fails without being opened; what it lets pass has the outcome it has without it."""
+    slides, written = shared / "data" / "slides", tmp_path / "m.csv"
+    audited = pathotune("audit", "--slides", slides, "--out", written, "--json")
+    assert audited.returncode == 3, audited.stderr
+    verdicts = {row["slide_id"]: row["verdict"] for row in json.loads(audited.stdout)["slides"]}
+    done = extract(slides, tmp_path / "store", "--manifest", written, "--executor", "serial", "--mpp", 2.0)
+    assert done.returncode == 3, done.stderr
+    outcomes = {outcome["slide_id"]: outcome for outcome in json.loads(done.stdout)["outcomes"]}
+    assert outcomes.keys() == verdicts.keys()
+    for name, outcome in outcomes.items():
+        refused = outcome["reason"].startswith("refused by the audit: ")
+        assert refused == (verdicts[name] == "refuse"), outcome
+        assert (outcome["status"] == "failed") == refused, outcome
 
 
 def test_given_mpps_make_the_refused_ones_readable(shared: Path, tmp_path: Path) -> None:
