@@ -12,13 +12,15 @@ import numpy as np
 from pathotune_pipeline.errors import ScaleError, SlideNotFoundError, UnreadableSlideError
 from pathotune_pipeline.geometry import Mpp
 from pathotune_pipeline.registry import Registry
+from pathotune_pipeline.slides.color import to_srgb
 from pathotune_pipeline.slides.reason import reason_of
-from pathotune_pipeline.slides.slide import MAX_ANISOTROPY, PLAUSIBLE_MPP, Slide, SlideInfo, SlideSpec
+from pathotune_pipeline.slides.slide import MAX_ANISOTROPY, PLAUSIBLE_MPP, Slide, SlideInfo, SlideSpec, read_into
 
 READERS: Registry[Callable[[Path], Slide]] = Registry(
     "slide reader",
     "pathotune_pipeline.readers",
     {
+        "jpeg": "pathotune_pipeline.slides.jpeg_tiff:open_with_jpeg",
         "openslide": "pathotune_pipeline.slides.openslide:open_with_openslide",
         "tiffslide": "pathotune_pipeline.slides.tiffslide:open_with_tiffslide",
         "image": "pathotune_pipeline.slides.image:open_image",
@@ -50,6 +52,8 @@ def open_slide(path: str | os.PathLike[str], spec: SlideSpec | None = None, *, m
     if not file.is_file():
         raise UnreadableSlideError("this is a folder. Name the slide's file (of a DICOM series: a VOLUME file).")
     slide = _open_with(file, [spec.reader] if spec.reader else None)
+    if spec.color == "srgb":
+        slide = to_srgb(slide)
     if mpp is not None:
         return _rescaled(slide, mpp, "manifest")
     if spec.mpp_override is not None:
@@ -134,6 +138,9 @@ class _Rescaled:
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         return self._slide.read_region(location, level, size)
+
+    def read_into(self, location: tuple[int, int], level: int, out: np.ndarray) -> None:
+        read_into(self._slide, location, level, out=out)
 
     def close(self) -> None:
         self._slide.close()
