@@ -186,6 +186,16 @@ def _segments(stream: bytes) -> tuple[list[tuple[int, bytes]], int | None]:
             raise ValueError("Bogus marker length")
         if at + 2 + length > size:
             raise ValueError("premature end of the JPEG stream's head")
+        if marker == _DQT and not _whole_tables(stream[at + 4 : at + 2 + length]):
+            raise ValueError("Bogus marker length in its quantisation tables")
         found.append((marker, stream[at : at + 2 + length]))
         at += 2 + length
     return found, None
+
+
+def _whole_tables(content: bytes) -> bool:
+    """Whether a DQT segment holds tables of 64 values of 8 or 16 bits, and nothing besides."""
+    at = 0
+    while at < len(content):
+        at += 129 if content[at] >> 4 else 65
+    return at == len(content)

@@ -115,9 +115,12 @@ class JpegTiffSlide:
             if (level, index) not in self._cache:
                 self._decode(file, level, index, out)
                 return
-        if left % across or top % down or (right % across and right < page.width):
-            self._shared[level] = True
-        elif bottom % down and bottom < page.height:
+        if (
+            left % across
+            or top % down
+            or right % across * (right < page.width)
+            or bottom % down * (bottom < page.height)
+        ):
             self._shared[level] = True
         for row in range(top // down, -(-bottom // down)):
             y0 = row * down
