@@ -15,6 +15,7 @@ from pathotune_pipeline.registry import Registry
 from pathotune_pipeline.slides.color import to_srgb
 from pathotune_pipeline.slides.reason import reason_of
 from pathotune_pipeline.slides.slide import MAX_ANISOTROPY, PLAUSIBLE_MPP, Slide, SlideInfo, SlideSpec, read_into
+from pathotune_pipeline.slides.tiff_pages import refuse_damaged
 
 READERS: Registry[Callable[[Path], Slide]] = Registry(
     "slide reader",
@@ -51,6 +52,9 @@ def open_slide(path: str | os.PathLike[str], spec: SlideSpec | None = None, *, m
         raise SlideNotFoundError("no such file. Check the manifest's path, and that the archive is mounted.")
     if not file.is_file():
         raise UnreadableSlideError("this is a folder. Name the slide's file (of a DICOM series: a VOLUME file).")
+    if spec.reader:
+        READERS.get(spec.reader)  # an unknown name is told before the file is looked at
+    refuse_damaged(file)
     slide = _open_with(file, [spec.reader] if spec.reader else None)
     if spec.color == "srgb":
         slide = to_srgb(slide)
@@ -117,7 +121,7 @@ def _open_with(path: Path, names: list[str] | None) -> Slide:
             return reader(path)
         except UnreadableSlideError as error:
             refusals.append(f"{name}: {str(error).rstrip('.')}")
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             refusals.append(f"{name}: {reason_of(error, path)}")
     raise UnreadableSlideError(
         f"no reader can open it ({'; '.join(refusals)}). Check that the file is complete, or convert it to a "

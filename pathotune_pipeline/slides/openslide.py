@@ -17,6 +17,7 @@ from pathotune_pipeline.slides.pixels import over_white
 from pathotune_pipeline.slides.reason import reason_of
 from pathotune_pipeline.slides.slide import Level, SlideInfo
 from pathotune_pipeline.slides.tiff import mpp_of_resolution
+from pathotune_pipeline.slides.tiff_pages import FileBytes, read_tiled_pages
 
 CACHE_BYTES = 64 * 1024 * 1024
 """Decoded blocks that one handle keeps: a row of 256 px blocks of a slide 60,000 px wide."""
@@ -61,6 +62,8 @@ class OpenSlideSlide:
         self._handle: Any = handle
         self._closed = False
         self._info = _describe(handle)
+        if self._info.vendor == "generic-tiff":
+            _refuse_emptied(path)
 
     @property
     def info(self) -> SlideInfo:
@@ -77,6 +80,8 @@ class OpenSlideSlide:
             return _pixels(handle, location, level, size)
         except OpenSlideError:
             self._replace(handle)
+        except MemoryError:
+            raise TileReadError(f"{size[0]} x {size[1]} px need more memory than there is.") from None
         with self._alone_lock:
             return self._read_alone(location, level, size)
 
@@ -124,6 +129,14 @@ def _open(path: Path) -> Any:
     except (OpenSlideError, OSError, ValueError) as error:
         raise UnreadableSlideError(reason_of(error, path)) from None
     return handle
+
+
+def _refuse_emptied(path: Path) -> None:
+    # OpenSlide takes a block without bytes for one never scanned, which is white; TIFF's sparse blocks have no offset.
+    for page in read_tiled_pages(FileBytes(path)):
+        lost = int(((page.counts == 0) & (page.offsets != 0)).sum())
+        if lost:
+            raise UnreadableSlideError(f"{lost} of its blocks have a place in the file, and no bytes.")
 
 
 def _profile(handle: Any) -> bytes | None:

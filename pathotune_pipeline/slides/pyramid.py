@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pathotune_pipeline.errors import ScaleError
+from pathotune_pipeline.errors import ScaleError, TileReadError
 from pathotune_pipeline.slides.slide import Level, Slide, SlideInfo, read_into
 
 MAX_OVERVIEW_PIXELS = 64_000_000
 """An overview larger than this (192 MB) is made coarser."""
 _READ_COLUMNS = 4096
 _SLAB_ROWS = 64
+_STRIP_BYTES = 96 << 20
 _thread = threading.local()  # .scratch: where this thread reads regions that are scaled next
 _SCRATCH_BYTES = 16 << 20
 
@@ -184,7 +185,13 @@ def read_overview(
     level = info.levels[index]
     width = min(max(1, round(across / coarser)), level.size.width)
     height = min(max(1, round(down / coarser)), level.size.height)
-    overview = _shrink_level(slide, index, level, (width, height))
+    try:
+        overview = _shrink_level(slide, index, level, (width, height))
+    except MemoryError:
+        raise TileReadError(
+            f"its overview from level {index} ({level.size.width} x {level.size.height} px) needs more memory than "
+            "there is. Check that the slide's size is true."
+        ) from None
     return overview, info.size.width * info.mpp.x / width, info.size.height * info.mpp.y / height
 
 
@@ -193,10 +200,12 @@ def _shrink_level(slide: Slide, index: int, level: Level, size_px: tuple[int, in
     sums = np.zeros((height, width * 3), np.float32)
     per_row = level.size.height / height
     strip_rows = 256 if level.size.width > 1 << 16 else 512
+    strip_rows = max(1, min(strip_rows, _STRIP_BYTES // (3 * level.size.width)))
+    slab_rows = max(1, min(_SLAB_ROWS, _STRIP_BYTES // (12 * level.size.width)))
     for top in range(0, level.size.height, strip_rows):
         strip = _read_strip(slide, index, level, (top, min(top + strip_rows, level.size.height)))
-        for begin in range(0, strip.shape[0], _SLAB_ROWS):
-            slab = strip[begin : begin + _SLAB_ROWS]
+        for begin in range(0, strip.shape[0], slab_rows):
+            slab = strip[begin : begin + slab_rows]
             if slab.shape[1] != width:
                 narrow = cv2.resize(slab.astype(np.float32), (width, slab.shape[0]), interpolation=cv2.INTER_AREA)
             else:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,10 +25,15 @@ MAX_SIDE_PX = 1 << 24
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANAR = 266, 274, 277, 284
+_STRIP_OFFSETS, _STRIP_ROWS, _STRIP_COUNTS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _COUNTS, _SUB_IFDS = 322, 323, 324, 325, 330
 _EXTRA, _FORMAT, _TABLES = 338, 339, 347
 # Bytes and NumPy type of the TIFF types that hold whole numbers; 7 (undefined) carries the JPEG tables.
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8"}
+
+
+_Tags: TypeAlias = dict[int, tuple[int, int, bytes]]
 
 
 class FileBytes:
@@ -110,6 +117,23 @@ def read_tiled_pages(file: FileBytes) -> list[PageLayout]:
         raise UnreadableSlideError(f"its directories cannot be read: {error}. Copy it again.") from None
 
 
+def refuse_damaged(path: Path) -> None:
+    """Refuse a TIFF whose directories make no sense, before any library that would loop, divide by 0 or crash on it.
+
+    Files of other kinds pass, and so does NDPI, whose offsets are not TIFF's.
+
+    Raises:
+        UnreadableSlideError: directories in a circle, sizes of 0 or beyond reason, blocks that are not all placed.
+    """
+    file = FileBytes(path)
+    if path.suffix.lower() == ".ndpi" or file.size < 8 or file.read(0, 4) not in _MAGIC:
+        return
+    try:
+        _Parser(file).check()
+    except (EOFError, struct.error) as error:
+        raise UnreadableSlideError(f"its directories cannot be read: {error}. Copy it again.") from None
+
+
 class _Parser:
     def __init__(self, file: FileBytes) -> None:
         self._file = file
@@ -129,7 +153,16 @@ class _Parser:
             self._first = struct.unpack(self._order + "I", begin[4:8])[0]
 
     def pages(self) -> list[PageLayout]:
-        found: list[PageLayout] = []
+        return [self._page(tags) for tags in self._directories() if _TILE_WIDTH in tags and _OFFSETS in tags]
+
+    def check(self) -> None:
+        for tags in self._directories():
+            if _TILE_WIDTH in tags and _OFFSETS in tags:
+                self._page(tags)
+            elif _STRIP_OFFSETS in tags:
+                self._check_strips(tags)
+
+    def _directories(self) -> Iterator[_Tags]:
         seen: set[int] = set()
         offset = self._first
         while offset:
@@ -139,24 +172,33 @@ class _Parser:
                 raise UnreadableSlideError(f"it has more than {MAX_PAGES} directories.")
             seen.add(offset)
             tags, offset = self._directory(offset)
-            if _TILE_WIDTH in tags and _OFFSETS in tags:
-                found.append(self._page(tags))
-        return found
+            yield tags
 
-    def _directory(self, offset: int) -> tuple[dict[int, tuple[int, int, bytes]], int]:
+    def _check_strips(self, tags: _Tags) -> None:
+        width, height = self._one(tags, _WIDTH), self._one(tags, _HEIGHT)
+        rows = min(self._one(tags, _STRIP_ROWS, height), height)
+        _refuse_sides(width, height, rows)
+        planes = self._one(tags, _SAMPLES, 1) if self._one(tags, _PLANAR, 1) == 2 else 1
+        wanted = -(-height // rows) * planes
+        for tag in (_STRIP_OFFSETS, _STRIP_COUNTS):
+            placed = self._values(tags, tag, MAX_BLOCKS)
+            if placed is not None and len(placed) < wanted:
+                raise UnreadableSlideError(f"a page of {wanted} strips places {len(placed)} of them. Copy it again.")
+
+    def _directory(self, offset: int) -> tuple[_Tags, int]:
         count_format, entry_bytes, next_format = ("Q", 20, "Q") if self._big else ("H", 12, "I")
         head = struct.calcsize(self._order + count_format)
         count = struct.unpack(self._order + count_format, self._file.read(offset, head))[0]
         if not 0 < count <= MAX_TAGS:
             raise UnreadableSlideError(f"a directory claims {count} tags; at most {MAX_TAGS} are read.")
         data = self._file.read(offset + head, count * entry_bytes + (8 if self._big else 4))
-        tags = {}
+        tags: _Tags = {}
         for start in range(0, count * entry_bytes, entry_bytes):
             tag, kind, number = struct.unpack_from(self._order + ("HHQ" if self._big else "HHI"), data, start)
             tags[tag] = (kind, number, data[start + (12 if self._big else 8) : start + entry_bytes])
         return tags, struct.unpack_from(self._order + next_format, data, count * entry_bytes)[0]
 
-    def _values(self, tags: dict[int, tuple[int, int, bytes]], tag: int, most: int) -> np.ndarray | None:
+    def _values(self, tags: _Tags, tag: int, most: int) -> np.ndarray | None:
         if tag not in tags:
             return None
         kind, number, inline = tags[tag]
@@ -169,7 +211,7 @@ class _Parser:
             inline = self._file.read(offset, size)
         return np.frombuffer(inline, dtype, number)
 
-    def _one(self, tags: dict[int, tuple[int, int, bytes]], tag: int, default: int | None = None) -> int:
+    def _one(self, tags: _Tags, tag: int, default: int | None = None) -> int:
         values = self._values(tags, tag, 64)
         if values is None or not len(values):
             if default is None:
@@ -177,12 +219,10 @@ class _Parser:
             return default
         return int(values[0])
 
-    def _page(self, tags: dict[int, tuple[int, int, bytes]]) -> PageLayout:
+    def _page(self, tags: _Tags) -> PageLayout:
         width, height = self._one(tags, _WIDTH), self._one(tags, _HEIGHT)
         tile_width, tile_height = self._one(tags, _TILE_WIDTH), self._one(tags, _TILE_HEIGHT)
-        for side in (width, height, tile_width, tile_height):
-            if not 0 < side <= MAX_SIDE_PX:
-                raise UnreadableSlideError(f"a page or a block of it claims a side of {side} px.")
+        _refuse_sides(width, height, tile_width, tile_height)
         blocks = -(-width // tile_width) * -(-height // tile_height)
         samples, planar = self._one(tags, _SAMPLES, 1), self._one(tags, _PLANAR, 1)
         stored = blocks * (samples if planar == 2 else 1)
@@ -202,7 +242,7 @@ class _Parser:
             tables=None if tables is None else tables.tobytes(),
         )  # fmt: skip
 
-    def _odd(self, tags: dict[int, tuple[int, int, bytes]], planar: int) -> str:
+    def _odd(self, tags: _Tags, planar: int) -> str:
         if planar != 1:
             return f"planar configuration {planar}"
         if _SUB_IFDS in tags:
@@ -214,3 +254,9 @@ class _Parser:
             if value != 1:
                 return f"{name} {value}"
         return ""
+
+
+def _refuse_sides(*sides: int) -> None:
+    for side in sides:
+        if not 0 < side <= MAX_SIDE_PX:
+            raise UnreadableSlideError(f"a page or a block of it claims a side of {side} px. Copy it again.")
