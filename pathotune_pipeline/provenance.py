@@ -22,7 +22,7 @@ SHORT = 12
 """Hexadecimal digits of a fingerprint where it stands in a name."""
 
 RECORDED_PACKAGES = (
-    "numpy", "torch", "timm", "zarr", "opencv-python-headless", "openslide-python", "openslide-bin",
+    "numpy", "torch", "timm", "zarr", "opencv-python-headless", "openslide-python", "openslide-bin", "simplejpeg",
     "tiffslide", "dask", "prefect",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from pathotune_pipeline.errors import SlideError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="slide files")
-    parser.add_argument("--reader", help="force a reader: openslide, tiffslide or image")
+    parser.add_argument("--reader", help="force a reader: jpeg, openslide, tiffslide or image")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
 
 

@@ -12,13 +12,16 @@ import numpy as np
 from pathotune_pipeline.errors import ScaleError, SlideNotFoundError, UnreadableSlideError
 from pathotune_pipeline.geometry import Mpp
 from pathotune_pipeline.registry import Registry
+from pathotune_pipeline.slides.color import to_srgb
 from pathotune_pipeline.slides.reason import reason_of
-from pathotune_pipeline.slides.slide import MAX_ANISOTROPY, PLAUSIBLE_MPP, Slide, SlideInfo, SlideSpec
+from pathotune_pipeline.slides.slide import MAX_ANISOTROPY, PLAUSIBLE_MPP, Slide, SlideInfo, SlideSpec, read_into
+from pathotune_pipeline.slides.tiff_pages import refuse_damaged
 
 READERS: Registry[Callable[[Path], Slide]] = Registry(
     "slide reader",
     "pathotune_pipeline.readers",
     {
+        "jpeg": "pathotune_pipeline.slides.jpeg_tiff:open_with_jpeg",
         "openslide": "pathotune_pipeline.slides.openslide:open_with_openslide",
         "tiffslide": "pathotune_pipeline.slides.tiffslide:open_with_tiffslide",
         "image": "pathotune_pipeline.slides.image:open_image",
@@ -49,7 +52,12 @@ def open_slide(path: str | os.PathLike[str], spec: SlideSpec | None = None, *, m
         raise SlideNotFoundError("no such file. Check the manifest's path, and that the archive is mounted.")
     if not file.is_file():
         raise UnreadableSlideError("this is a folder. Name the slide's file (of a DICOM series: a VOLUME file).")
+    if spec.reader:
+        READERS.get(spec.reader)  # an unknown name is told before the file is looked at
+    refuse_damaged(file)
     slide = _open_with(file, [spec.reader] if spec.reader else None)
+    if spec.color == "srgb":
+        slide = to_srgb(slide)
     if mpp is not None:
         return _rescaled(slide, mpp, "manifest")
     if spec.mpp_override is not None:
@@ -113,7 +121,7 @@ def _open_with(path: Path, names: list[str] | None) -> Slide:
             return reader(path)
         except UnreadableSlideError as error:
             refusals.append(f"{name}: {str(error).rstrip('.')}")
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             refusals.append(f"{name}: {reason_of(error, path)}")
     raise UnreadableSlideError(
         f"no reader can open it ({'; '.join(refusals)}). Check that the file is complete, or convert it to a "
@@ -134,6 +142,9 @@ class _Rescaled:
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         return self._slide.read_region(location, level, size)
+
+    def read_into(self, location: tuple[int, int], level: int, out: np.ndarray) -> None:
+        read_into(self._slide, location, level, out=out)
 
     def close(self) -> None:
         self._slide.close()

@@ -11,11 +11,13 @@ import numpy as np
 
 from pathotune_pipeline.errors import TileReadError, UnreadableSlideError
 from pathotune_pipeline.geometry import Mpp, Size
+from pathotune_pipeline.slides.color import icc_name
 from pathotune_pipeline.slides.dicom import refuse_unless_volume
 from pathotune_pipeline.slides.pixels import over_white
 from pathotune_pipeline.slides.reason import reason_of
 from pathotune_pipeline.slides.slide import Level, SlideInfo
 from pathotune_pipeline.slides.tiff import mpp_of_resolution
+from pathotune_pipeline.slides.tiff_pages import FileBytes, read_tiled_pages
 
 CACHE_BYTES = 64 * 1024 * 1024
 """Decoded blocks that one handle keeps: a row of 256 px blocks of a slide 60,000 px wide."""
@@ -34,6 +36,16 @@ def open_with_openslide(path: Path) -> OpenSlideSlide:
     return OpenSlideSlide(path)
 
 
+def describe_with_openslide(path: Path) -> tuple[SlideInfo, bytes | None]:
+    """What OpenSlide says a file is, and its ICC profile, without keeping it open.
+
+    Raises:
+        UnreadableSlideError: OpenSlide cannot open it.
+    """
+    with _open(path) as handle:
+        return _describe(handle), _profile(handle)
+
+
 class OpenSlideSlide:
     """A slide read by OpenSlide. Label, macro and thumbnail are never read.
 
@@ -50,6 +62,8 @@ class OpenSlideSlide:
         self._handle: Any = handle
         self._closed = False
         self._info = _describe(handle)
+        if self._info.vendor == "generic-tiff":
+            _refuse_emptied(path)
 
     @property
     def info(self) -> SlideInfo:
@@ -66,8 +80,15 @@ class OpenSlideSlide:
             return _pixels(handle, location, level, size)
         except OpenSlideError:
             self._replace(handle)
+        except MemoryError:
+            raise TileReadError(f"{size[0]} x {size[1]} px need more memory than there is.") from None
         with self._alone_lock:
             return self._read_alone(location, level, size)
+
+    def icc_profile(self) -> bytes | None:
+        """The slide's ICC profile, or None."""
+        with _open(self._path) as handle:
+            return _profile(handle)
 
     def close(self) -> None:
         """Let go of the handle; it closes when the last read under way has ended."""
@@ -76,14 +97,7 @@ class OpenSlideSlide:
             self._handle = None
 
     def _open(self) -> Any:
-        from openslide import OpenSlide, OpenSlideCache, OpenSlideError
-
-        try:
-            handle = OpenSlide(str(self._path))
-            handle.set_cache(OpenSlideCache(CACHE_BYTES))
-        except (OpenSlideError, OSError, ValueError) as error:
-            raise UnreadableSlideError(reason_of(error, self._path)) from None
-        return handle
+        return _open(self._path)
 
     def _replace(self, dead: Any) -> None:
         with self._swap_lock:
@@ -104,6 +118,36 @@ class OpenSlideSlide:
                 f"{size[0]} x {size[1]} px at {tuple(location)} of level {level} cannot be decoded: "
                 f"{reason_of(error, self._path)}"
             ) from None
+
+
+def _open(path: Path) -> Any:
+    from openslide import OpenSlide, OpenSlideCache, OpenSlideError
+
+    try:
+        handle = OpenSlide(str(path))
+        handle.set_cache(OpenSlideCache(CACHE_BYTES))
+    except (OpenSlideError, OSError, ValueError) as error:
+        raise UnreadableSlideError(reason_of(error, path)) from None
+    return handle
+
+
+def _refuse_emptied(path: Path) -> None:
+    # OpenSlide takes a block without bytes for one never scanned, which is white; TIFF's sparse blocks have no offset.
+    for page in read_tiled_pages(FileBytes(path)):
+        lost = int(((page.counts == 0) & (page.offsets != 0)).sum())
+        if lost:
+            raise UnreadableSlideError(f"{lost} of its blocks have a place in the file, and no bytes.")
+
+
+def _profile(handle: Any) -> bytes | None:
+    from openslide import OpenSlideError
+
+    if not handle.properties.get("openslide.icc-size"):
+        return None
+    try:
+        return bytes(handle.color_profile.tobytes())
+    except (OpenSlideError, OSError, ValueError):
+        return None  # not a profile that any colour engine takes
 
 
 def _pixels(handle: Any, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -127,6 +171,7 @@ def _describe(handle: Any) -> SlideInfo:
         mpp=mpp,
         mpp_source=source,
         objective_power=_positive(properties.get("openslide.objective-power")),
+        icc=icc_name(_profile(handle)),
     )
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from pathotune_pipeline.errors import ScaleError
-from pathotune_pipeline.slides.slide import Level, Slide, SlideInfo
+from pathotune_pipeline.errors import ScaleError, TileReadError
+from pathotune_pipeline.slides.slide import Level, Slide, SlideInfo, read_into
 
 MAX_OVERVIEW_PIXELS = 64_000_000
 """An overview larger than this (192 MB) is made coarser."""
 _READ_COLUMNS = 4096
 _SLAB_ROWS = 64
+_STRIP_BYTES = 96 << 20
+_thread = threading.local()  # .scratch: where this thread reads regions that are scaled next
+_SCRATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +73,46 @@ def plan_region(info: SlideInfo, target_mpp: float, size_px: tuple[int, int]) ->
     )
 
 
-def read_planned(slide: Slide, plan: RegionPlan, *, location: tuple[int, int]) -> np.ndarray:
+def read_planned(
+    slide: Slide, plan: RegionPlan, *, location: tuple[int, int], out: np.ndarray | None = None
+) -> np.ndarray:
     """Read one region by a plan made for this slide.
 
     Args:
         slide: an open slide.
         plan: from `plan_region`.
         location: top-left corner (x, y) in level-0 pixels.
+        out: uint8 [height, width, 3] at the plan's scale to fill, or None for a new array.
 
     Returns:
-        uint8 [height, width, 3] at the plan's scale.
+        uint8 [height, width, 3] at the plan's scale; `out` where it was given.
 
     Raises:
         TileReadError: the file's data cannot be decoded there.
     """
-    return resample(slide.read_region(location, plan.level, plan.read_size_px), plan.size_px)
+    if out is None:
+        return resample(slide.read_region(location, plan.level, plan.read_size_px), plan.size_px)
+    if plan.read_size_px == tuple(plan.size_px):
+        read_into(slide, location, plan.level, out=out)
+        return out
+    width, height = plan.read_size_px
+    scratch = _scratch((height, width, 3))
+    read_into(slide, location, plan.level, out=scratch)
+    if width >= plan.size_px[0] and height >= plan.size_px[1] and out.flags.c_contiguous:
+        cv2.resize(scratch, plan.size_px, dst=out, interpolation=cv2.INTER_AREA)
+    else:
+        out[...] = resample(scratch, plan.size_px)
+    return out
+
+
+def _scratch(shape: tuple[int, int, int]) -> np.ndarray:
+    kept: np.ndarray | None = getattr(_thread, "scratch", None)
+    if kept is not None and kept.shape == shape:
+        return kept
+    fresh = np.empty(shape, np.uint8)
+    if fresh.nbytes <= _SCRATCH_BYTES:
+        _thread.scratch = fresh
+    return fresh
 
 
 def read_at_mpp(slide: Slide, target_mpp: float, *, location: tuple[int, int], size_px: tuple[int, int]) -> np.ndarray:
@@ -156,7 +185,13 @@ def read_overview(
     level = info.levels[index]
     width = min(max(1, round(across / coarser)), level.size.width)
     height = min(max(1, round(down / coarser)), level.size.height)
-    overview = _shrink_level(slide, index, level, (width, height))
+    try:
+        overview = _shrink_level(slide, index, level, (width, height))
+    except MemoryError:
+        raise TileReadError(
+            f"its overview from level {index} ({level.size.width} x {level.size.height} px) needs more memory than "
+            "there is. Check that the slide's size is true."
+        ) from None
     return overview, info.size.width * info.mpp.x / width, info.size.height * info.mpp.y / height
 
 
@@ -165,10 +200,12 @@ def _shrink_level(slide: Slide, index: int, level: Level, size_px: tuple[int, in
     sums = np.zeros((height, width * 3), np.float32)
     per_row = level.size.height / height
     strip_rows = 256 if level.size.width > 1 << 16 else 512
+    strip_rows = max(1, min(strip_rows, _STRIP_BYTES // (3 * level.size.width)))
+    slab_rows = max(1, min(_SLAB_ROWS, _STRIP_BYTES // (12 * level.size.width)))
     for top in range(0, level.size.height, strip_rows):
         strip = _read_strip(slide, index, level, (top, min(top + strip_rows, level.size.height)))
-        for begin in range(0, strip.shape[0], _SLAB_ROWS):
-            slab = strip[begin : begin + _SLAB_ROWS]
+        for begin in range(0, strip.shape[0], slab_rows):
+            slab = strip[begin : begin + slab_rows]
             if slab.shape[1] != width:
                 narrow = cv2.resize(slab.astype(np.float32), (width, slab.shape[0]), interpolation=cv2.INTER_AREA)
             else:
@@ -192,5 +229,5 @@ def _read_strip(slide: Slide, index: int, level: Level, rows: tuple[int, int]) -
     for left in range(0, level.size.width, _READ_COLUMNS):
         right = min(left + _READ_COLUMNS, level.size.width)
         x = round(left * level.downsample)
-        strip[:, left:right] = slide.read_region((x, y), index, (right - left, bottom - top))
+        read_into(slide, (x, y), index, out=strip[:, left:right])
     return strip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,7 +21,10 @@ class SlideSpec(Spec):
     """How slides are opened and what is believed of them."""
 
     reader: str | None = setting(
-        None, "Reader to use: openslide, tiffslide or image; empty tries them in that order.", hashed=False
+        None, "Reader to use: jpeg, openslide, tiffslide or image; empty tries them in that order.", hashed=False
+    )
+    color: Literal["raw", "srgb"] = setting(
+        "raw", "Pixels as stored (raw), or brought to sRGB by the slide's ICC profile where it has one (srgb)."
     )
     mpp_override: float | None = setting(
         None, "um/px to use for every slide instead of its own claim; a manifest's mpp column goes first.", gt=0
@@ -58,6 +61,7 @@ class SlideInfo:
         mpp: um/px of level 0, or None where it is not known.
         mpp_source: where the mpp came from: "openslide", "tiff-resolution", "manifest", "override", ...
         objective_power: nominal magnification as recorded, or None.
+        icc: first 16 hex digits of the SHA-256 of the ICC profile, or None where there is none.
     """
 
     vendor: str
@@ -66,6 +70,7 @@ class SlideInfo:
     mpp: Mpp | None
     mpp_source: str | None
     objective_power: float | None
+    icc: str | None = None
 
     @property
     def size(self) -> Size:
@@ -115,6 +120,8 @@ class Slide(Protocol):
 
     A reader plugs in by a class with these members, registered as `name = "module:function"` under the entry point
     group `pathotune_pipeline.readers`, where function(path) returns such an object or raises UnreadableSlideError.
+    It may have two more: `read_into(location, level, out)`, which fills uint8 [height, width, 3] as `read_region`
+    would, and `icc_profile()`, the bytes of its ICC profile or None.
     """
 
     @property
@@ -137,3 +144,22 @@ class Slide(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def read_into(slide: Slide, location: tuple[int, int], level: int, *, out: np.ndarray) -> None:
+    """Read a region into memory that is already there, without a copy where the reader can.
+
+    Args:
+        slide: an open slide.
+        location: top-left corner (x, y) in level-0 pixels.
+        level: pyramid level.
+        out: uint8 [height, width, 3] to fill; its size is the region's.
+
+    Raises:
+        TileReadError: see `Slide.read_region`. What `out` holds then means nothing.
+    """
+    direct = getattr(slide, "read_into", None)
+    if direct is None:
+        out[...] = slide.read_region(location, level, (out.shape[1], out.shape[0]))
+    else:
+        direct(location, level, out)

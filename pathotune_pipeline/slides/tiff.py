@@ -148,6 +148,8 @@ class TiffPage:
         try:
             with self._lock:
                 count = page.databytecounts[index]
+                if not count and page.dataoffsets[index]:
+                    raise ValueError("it has a place in the file, and no bytes")
                 handle = page.parent.filehandle
                 handle.seek(page.dataoffsets[index])
                 data = handle.read(count) if count else None

@@ -31,11 +31,7 @@ def read_tile(slide: Slide, grid: TileGrid, index: int, out: np.ndarray | None =
         TileReadError: the file's data cannot be decoded there.
     """
     x, y = grid.coords[index]
-    pixels = read_planned(slide, grid.plan, location=(int(x), int(y)))
-    if out is None:
-        return pixels
-    out[...] = pixels
-    return out
+    return read_planned(slide, grid.plan, location=(int(x), int(y)), out=out)
 
 
 def read_tiles(

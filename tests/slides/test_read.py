@@ -46,7 +46,7 @@ class ArraySlide:
         pass
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["jpeg", "openslide", "tiffslide"])
 def test_readers_agree_with_what_was_written(pyramid, reader):
     path, pixels = pyramid
     slide = open_slide(path, SlideSpec(reader=reader))
@@ -61,7 +61,7 @@ def test_readers_agree_with_what_was_written(pyramid, reader):
         assert np.abs(read - wanted).mean() < 2.5
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide", "image"])
+@pytest.mark.parametrize("reader", ["jpeg", "openslide", "tiffslide", "image"])
 def test_outside_the_slide_is_white(pyramid, reader):
     slide = open_slide(pyramid[0], SlideSpec(reader=reader))
     corner = slide.read_region((600, 440), 0, (80, 80))
@@ -119,7 +119,7 @@ def damaged(tmp_path, write_pyramid):
     return path
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide", "image"])
+@pytest.mark.parametrize("reader", ["jpeg", "openslide", "tiffslide", "image"])
 def test_a_damaged_block_fails_alone_for_every_thread(damaged, reader):
     slide = open_slide(damaged, SlideSpec(reader=reader))
     places = [(x, y) for y in range(0, 320, 64) for x in range(0, 320, 64)] * 4

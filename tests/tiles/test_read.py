@@ -50,7 +50,7 @@ def grid_of(info: SlideInfo, mpp: float, tile_px: int) -> TileGrid:
     return tile_slide(info, whole(info), TileSpec(min_tissue=0), mpp=mpp, tile_px=tile_px)
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["jpeg", "openslide", "tiffslide"])
 @pytest.mark.parametrize(
     ("slide_mpp", "factors", "target", "tile_px"),
     [
