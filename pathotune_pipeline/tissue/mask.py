@@ -27,6 +27,16 @@ class TissueSpec(Spec):
     min_texture: float = setting(
         4.0, "Local standard deviation of brightness, 0-255, from which a pixel is tissue: finds fat.", gt=0
     )
+    min_faint_chroma: float = setting(
+        8.0,
+        "How far red or blue rises above green in local means, 0-255 after white balance, where stain is faint tissue.",
+        gt=0,
+    )
+    drop_pen: bool = setting(True, "Leave out blue, green, black and red pen, with what lies under it.")
+    pen_margin_um: float = setting(40.0, "Width in um of the rim of each pen stroke that is left out with it.", ge=0)
+    drop_artefacts: bool = setting(
+        True, "Leave out shadows of the slide's edge, lines of coverslip and scanner, and grey dust."
+    )
     black_level: int = setting(
         20, "Pixels whose brightest channel is at most this, 0-255, are no tissue.", ge=0, le=255
     )
