@@ -44,7 +44,7 @@ def without_blank(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = extremes(rgb)
     blank = low >= _BLANK
     glass = _is_glass(low, high)
-    unseen = np.count_nonzero(blank)
+    unseen = int(np.count_nonzero(blank))
     seen = np.count_nonzero(glass) - unseen  # what is blank is bright and colourless too
     if seen >= _SCANNED_MIN_SHARE * blank.size or unseen < _GLASS_MIN_SHARE * blank.size:
         # The share is of what was scanned: a slide that is mostly blank may show little glass.

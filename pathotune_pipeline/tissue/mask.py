@@ -10,6 +10,7 @@ import numpy as np
 
 from pathotune_pipeline.geometry import Mpp, Size
 from pathotune_pipeline.spec import Spec, setting
+from pathotune_pipeline.tissue.quality import Quality
 
 
 class TissueSpec(Spec):
@@ -58,6 +59,8 @@ class TissueMask:
         level0_mpp: um/px of the slide's level 0.
         level0_size: size of level 0 in pixels.
         thumbnail: uint8 [h2, w2, 3] RGB of the whole slide, its long side at most 1024 px.
+        quality: what was measured of the slide; None for a mask that came from elsewhere.
+        pen: bool [h, w], where there is pen; None where it was not looked for or not kept.
     """
 
     mask: np.ndarray
@@ -66,6 +69,8 @@ class TissueMask:
     level0_mpp: Mpp
     level0_size: Size
     thumbnail: np.ndarray
+    quality: Quality | None = None
+    pen: np.ndarray | None = None
 
     @property
     def area_um2(self) -> float:

@@ -121,7 +121,7 @@ def _strokes(ink: _Ink, mpp: float) -> np.ndarray:
     keep = _seeded(labels, count, ink.sure, least)
     if np.count_nonzero(keep[labels] & ink.sure) * mpp**2 >= _CERTAIN_MM2 * 1e6:
         keep |= _seeded(labels, count, ink.dry, least)
-    return np.asarray(keep[labels] & (both > 0))
+    return np.asarray(keep[labels])
 
 
 def _seeded(labels: np.ndarray, count: int, seed: np.ndarray, least: float) -> np.ndarray:

@@ -27,6 +27,7 @@ from pathotune_pipeline.tissue.glass import (
 )
 from pathotune_pipeline.tissue.mask import TissueMask, TissueSpec
 from pathotune_pipeline.tissue.pen import find_pen
+from pathotune_pipeline.tissue.quality import measure_quality
 
 __all__ = ["REVISION", "Examined", "examine", "find_tissue", "tissue_of", "white_point"]
 
@@ -51,13 +52,17 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
     info = slide.info
     if info.mpp is None:  # read_overview has refused it; said again for the type checker
         raise ScaleError("no mpp in its metadata.")
+    mpp = (mpp_x * mpp_y) ** 0.5
+    found = examine(overview, spec, mpp=mpp)
     return TissueMask(
-        mask=tissue_of(overview, spec, mpp=(mpp_x * mpp_y) ** 0.5),
+        mask=found.mask,
         mpp_x=mpp_x,
         mpp_y=mpp_y,
         level0_mpp=info.mpp,
         level0_size=info.size,
         thumbnail=_thumbnail(overview),
+        quality=measure_quality(overview, found.mask, found.pen, white=found.white, mpp=mpp),
+        pen=found.pen,
     )
 
 
