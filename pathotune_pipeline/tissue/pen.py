@@ -74,7 +74,7 @@ def find_pen(rgb: np.ndarray, *, white: np.ndarray, mpp: float) -> np.ndarray:
 
 def _usual(total: np.ndarray, share: np.ndarray, typical: float) -> float:
     """The median of a channel's share of the density over what is stained as tissue is."""
-    stained = (total > 0.25) & (total < 0.9)
+    stained = (total > 0.25) & (total < 1.6)
     if np.count_nonzero(stained) < max(500, 0.005 * stained.size):
         return typical
     return float(np.median(share[stained]))
@@ -99,7 +99,10 @@ def _red_ink(total: np.ndarray, red_share: np.ndarray, blue_share: np.ndarray, u
     beyond = float(np.clip(usual_blue + 0.05, 0.34, 0.45))
     sure = (red_share < 0.12) & (blue_share > beyond) & (blue_share < 0.5) & (total > 1.1)
     like = (red_share < 0.17) & (blue_share > beyond - 0.01) & (blue_share < 0.5) & (total > 0.2)
-    return _Ink(sure, like, like & (red_share < 0.13) & (total > 0.4))
+    over = (
+        (total > 1.5) & (red_share < 0.25) & (blue_share > min(beyond - 0.01, usual_blue + 0.02)) & (blue_share < 0.5)
+    )
+    return _Ink(sure, like | over, like & (red_share < 0.13) & (total > 0.4))
 
 
 def _black_ink(total: np.ndarray, density: np.ndarray, share: np.ndarray, shadow: np.ndarray) -> _Ink:
