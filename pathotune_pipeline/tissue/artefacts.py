@@ -107,7 +107,9 @@ def _lines(grey: np.ndarray, mpp: float) -> np.ndarray:
     for shape, across in (((1, least), (3, 1)), ((least, 1), (1, 3))):
         runs = cv2.dilate(thin, np.ones(across, np.uint8))
         found |= cv2.morphologyEx(runs, cv2.MORPH_OPEN, np.ones(shape, np.uint8)) > 0
-    thin &= 1 - cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8))  # where lines cross, the others come apart
+    thin &= 1 - cv2.dilate(
+        found.astype(np.uint8), np.ones((3, 3), np.uint8)
+    )  # where lines cross, the others come apart
     _, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
     spans = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     for index in np.nonzero(spans >= least)[0]:

@@ -35,6 +35,7 @@ REVISION = 1
 """Raised by hand whenever the mask of any slide changes: it is part of the stage's fingerprint."""
 
 THUMBNAIL_PX = 1024
+_AROUND_UM = 400.0
 
 
 def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
@@ -109,16 +110,30 @@ def examine(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> Examined:
     never = extremes(rgb)[1] <= spec.black_level
     if spec.drop_pen:
         never |= pen
-    nothing = never
+    specks = np.zeros_like(never)
     if spec.drop_artefacts:
         never = never | enlarged(find_shadow(small, white=white, mpp=small_mpp), rgb)
-        nothing = never | enlarged(find_lines_and_dust(small, white=white, mpp=small_mpp), rgb)
-    mask = _opened(_coloured_or_dense(rgb, white, spec) & ~nothing, spec, mpp)
-    mask |= _opened(_faint(rgb, white, spec, mpp) & ~nothing, spec, mpp)
-    mask |= _opened(_textured(rgb, spec, mpp) & ~nothing, spec, mpp)
+        specks = enlarged(find_lines_and_dust(small, white=white, mpp=small_mpp), rgb)
+    textured = _textured(rgb, spec, mpp) & ~never
+    stained = _coloured_or_dense(rgb, white, spec) & ~never
+    faint = _faint(rgb, white, spec, mpp) & ~never
+    specks &= _on_glass(stained | faint | textured, specks, mpp)
+    mask = _opened(stained & ~specks, spec, mpp)
+    mask |= _opened(faint & ~specks, spec, mpp)
+    mask |= _opened(textured & ~specks, spec, mpp)
     # Closing bridges what is narrow. A line over tissue may be closed again; pen, shadow and black stay out.
     mask = _clean(mask, spec, mpp) & ~never
     return Examined(without_grey_pieces(mask, rgb, white, mpp=mpp) if spec.drop_artefacts else mask, pen, white)
+
+
+def _on_glass(tissue: np.ndarray, specks: np.ndarray, mpp: float) -> np.ndarray:
+    """Where most of what lies around, specks apart, is glass. The grey walls of fat are no dust, nor mucin a line."""
+    if not specks.any():
+        return specks
+    side = 2 * round(_AROUND_UM / mpp / 2) + 1
+    around = (~specks).astype(np.float32)
+    around -= 2 * (tissue & ~specks)  # the sum is positive where glass prevails
+    return np.asarray(cv2.blur(around, (side, side)) > 0)
 
 
 def _widened(found: np.ndarray, margin_um: float, mpp: float) -> np.ndarray:
