@@ -15,6 +15,7 @@ from pathotune_pipeline.store.store import CommitRecord, FeatureStore
 from pathotune_pipeline.tiles.grid import TileGrid
 from pathotune_pipeline.tissue.geojson import to_geojson
 from pathotune_pipeline.tissue.mask import TissueMask
+from pathotune_pipeline.tissue.quality import Quality
 
 JPEG_QUALITY = 85
 
@@ -45,6 +46,7 @@ def tissue_facts(mask: TissueMask) -> dict[str, Any]:
         "level0_height": mask.level0_size.height,
         "area_um2": mask.area_um2,
         "share": mask.share,
+        "quality": None if mask.quality is None else mask.quality.as_dict(),
     }
 
 
@@ -55,6 +57,7 @@ def load_tissue(store: FeatureStore, record: CommitRecord) -> TissueMask:
         CorruptDataError: it cannot be read.
     """
     attrs = dict(store.group(record).attrs)
+    quality: Any = attrs.get("quality")
     thumbnail = cv2.imdecode(store.read(record, "thumbnail_jpeg"), cv2.IMREAD_COLOR)
     if thumbnail is None:
         raise CorruptDataError(f"{record.group}: its thumbnail is no JPEG. Delete its record and extract again.")
@@ -65,6 +68,7 @@ def load_tissue(store: FeatureStore, record: CommitRecord) -> TissueMask:
         level0_mpp=Mpp(float(attrs["level0_mpp_x"]), float(attrs["level0_mpp_y"])),
         level0_size=Size(int(attrs["level0_width"]), int(attrs["level0_height"])),
         thumbnail=cv2.cvtColor(thumbnail, cv2.COLOR_BGR2RGB),
+        quality=Quality.from_dict(quality) if quality else None,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pathotune_pipeline.geometry import Mpp, Size
 from pathotune_pipeline.spec import Spec, setting
+from pathotune_pipeline.tissue.quality import Quality
 
 
 class TissueSpec(Spec):
@@ -36,6 +37,16 @@ class TissueSpec(Spec):
     min_texture: float = setting(
         4.0, "Local standard deviation of brightness, 0-255, from which a pixel is tissue: finds fat.", gt=0
     )
+    min_faint_chroma: float = setting(
+        8.0,
+        "How far red or blue rises above green in local means, 0-255 after white balance, where stain is faint tissue.",
+        gt=0,
+    )
+    drop_pen: bool = setting(True, "Leave out blue, green, black and red pen, with what lies under it.")
+    pen_margin_um: float = setting(40.0, "Width in um of the rim of each pen stroke that is left out with it.", ge=0)
+    drop_artefacts: bool = setting(
+        True, "Leave out shadows of the slide's edge, lines of coverslip and scanner, and grey dust."
+    )
     black_level: int = setting(
         20, "Pixels whose brightest channel is at most this, 0-255, are no tissue.", ge=0, le=255
     )
@@ -57,6 +68,8 @@ class TissueMask:
         level0_mpp: um/px of the slide's level 0.
         level0_size: size of level 0 in pixels.
         thumbnail: uint8 [h2, w2, 3] RGB of the whole slide, its long side at most 1024 px.
+        quality: what was measured of the slide; None for a mask that came from elsewhere.
+        pen: bool [h, w], where there is pen; None where it was not looked for or not kept.
     """
 
     mask: np.ndarray
@@ -65,6 +78,8 @@ class TissueMask:
     level0_mpp: Mpp
     level0_size: Size
     thumbnail: np.ndarray
+    quality: Quality | None = None
+    pen: np.ndarray | None = None
 
     @property
     def area_um2(self) -> float:

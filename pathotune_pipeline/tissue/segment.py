@@ -7,24 +7,36 @@ local standard deviation, each measured against the slide's own white.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from pathotune_pipeline.errors import ScaleError
 from pathotune_pipeline.slides.pyramid import read_overview
 from pathotune_pipeline.slides.slide import Slide
+from pathotune_pipeline.tissue.artefacts import ARTEFACT_MPP, find_lines_and_dust, find_shadow, without_grey_pieces
+from pathotune_pipeline.tissue.glass import (
+    coarsened,
+    disc,
+    enlarged,
+    extremes,
+    optical_density,
+    white_point,
+    without_blank,
+)
 from pathotune_pipeline.tissue.mask import TissueMask, TissueSpec
+from pathotune_pipeline.tissue.pen import find_pen
+from pathotune_pipeline.tissue.quality import measure_quality
 from pathotune_pipeline.tissue.segmenter import CLASSIC
+
+__all__ = ["REVISION", "Examined", "examine", "find_tissue", "tissue_of", "white_point"]
 
 REVISION = 1
 """Raised by hand whenever the mask of any slide changes: it is part of the stage's fingerprint."""
 
 THUMBNAIL_PX = 1024
-DEFAULT_WHITE = 245.0
-"""White where a slide has no background of its own to measure."""
-_BLANK = 254
-_SCANNED_MIN_SHARE = 0.03
-_GLASS_MIN, _GLASS_MAX_CHROMA, _GLASS_MIN_SHARE = 200, 20, 0.005
+_AROUND_UM = 400.0
 
 
 def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
@@ -48,13 +60,17 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
     info = slide.info
     if info.mpp is None:  # read_overview has refused it; said again for the type checker
         raise ScaleError("no mpp in its metadata.")
+    mpp = (mpp_x * mpp_y) ** 0.5
+    found = examine(overview, spec, mpp=mpp)
     return TissueMask(
-        mask=tissue_of(overview, spec, mpp=(mpp_x * mpp_y) ** 0.5),
+        mask=found.mask,
         mpp_x=mpp_x,
         mpp_y=mpp_y,
         level0_mpp=info.mpp,
         level0_size=info.size,
         thumbnail=_thumbnail(overview),
+        quality=measure_quality(overview, found.mask, found.pen, white=found.white, mpp=mpp),
+        pen=found.pen,
     )
 
 
@@ -69,63 +85,100 @@ def tissue_of(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> np.ndarray:
     Returns:
         bool [h, w].
     """
-    white, rgb = _without_blank(rgb)
-    mask = _opened(_coloured_or_dense(rgb, white, spec), spec, mpp) | _opened(_textured(rgb, spec, mpp), spec, mpp)
-    # The texture window straddles the rim of a black field, and closing bridges it; what is black stays out.
-    black = rgb.max(axis=2) <= spec.black_level
-    return _clean(mask & ~black, spec, mpp) & ~black
+    return examine(rgb, spec, mpp=mpp).mask
 
 
-def white_point(rgb: np.ndarray) -> np.ndarray:
-    """The colour of empty glass: float32 [3], 0-255.
+@dataclass(frozen=True)
+class Examined:
+    """What was found in an overview.
 
-    It is the median of bright, colourless pixels; where a slide hardly has any (all tissue, or a black field), 245.
+    Attributes:
+        mask: bool [h, w], the tissue.
+        pen: bool [h, w], pen with its margin.
+        white: float32 [3], 0-255, the colour of empty glass.
+    """
+
+    mask: np.ndarray
+    pen: np.ndarray
+    white: np.ndarray
+
+
+def examine(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> Examined:
+    """Tissue and pen in an overview.
 
     Args:
         rgb: uint8 [h, w, 3].
+        spec: thresholds, lengths and areas.
+        mpp: um/px of the overview.
     """
-    low, high = rgb.min(axis=2), rgb.max(axis=2)
-    glass = (low >= _GLASS_MIN) & (high - low <= _GLASS_MAX_CHROMA)
-    if np.count_nonzero(glass) < max(1.0, _GLASS_MIN_SHARE * glass.size):
-        return np.full(3, DEFAULT_WHITE, np.float32)
-    return np.median(rgb[glass], axis=0).astype(np.float32)
+    white, rgb = without_blank(rgb)
+    small, small_mpp = coarsened(rgb, mpp, ARTEFACT_MPP)
+    pen = enlarged(_widened(find_pen(small, white=white, mpp=small_mpp), spec.pen_margin_um, small_mpp), rgb)
+    never = extremes(rgb)[1] <= spec.black_level
+    if spec.drop_pen:
+        never |= pen
+    specks = np.zeros_like(never)
+    if spec.drop_artefacts:
+        never = never | enlarged(find_shadow(small, white=white, mpp=small_mpp), rgb)
+        specks = enlarged(find_lines_and_dust(small, white=white, mpp=small_mpp), rgb)
+    textured = _textured(rgb, spec, mpp) & ~never
+    stained = _coloured_or_dense(rgb, white, spec) & ~never
+    faint = _faint(rgb, white, spec, mpp) & ~never
+    specks &= _on_glass(stained | faint | textured, specks, mpp)
+    mask = _opened(stained & ~specks, spec, mpp)
+    mask |= _opened(faint & ~specks, spec, mpp)
+    mask |= _opened(textured & ~specks, spec, mpp)
+    # Closing bridges what is narrow. A line over tissue may be closed again; pen, shadow and black stay out.
+    mask = _clean(mask, spec, mpp) & ~never
+    return Examined(without_grey_pieces(mask, rgb, white, mpp=mpp) if spec.drop_artefacts else mask, pen, white)
 
 
-def _without_blank(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """White point, and the overview with what was never scanned painted in it.
+def _on_glass(tissue: np.ndarray, specks: np.ndarray, mpp: float) -> np.ndarray:
+    """Where most of what lies around, specks apart, is glass. The grey walls of fat are no dust, nor mucin a line."""
+    if not specks.any():
+        return specks
+    side = 2 * round(_AROUND_UM / mpp / 2) + 1
+    around = (~specks).astype(np.float32)
+    around -= 2 * (tissue & ~specks)  # the sum is positive where glass prevails
+    return np.asarray(cv2.blur(around, (side, side)) > 0)
 
-    Scanners and readers fill what they did not scan with pure white, and its seam with real glass looks like texture.
 
-    Returns:
-        float32 [3], 0-255, and uint8 [h, w, 3].
-    """
-    low, high = rgb.min(axis=2), rgb.max(axis=2)
-    blank = low >= _BLANK
-    glass = (low >= _GLASS_MIN) & (high - low <= _GLASS_MAX_CHROMA)
-    seen, unseen = np.count_nonzero(glass & ~blank), np.count_nonzero(blank)
-    if seen >= _SCANNED_MIN_SHARE * blank.size or unseen < _GLASS_MIN_SHARE * blank.size:
-        white = white_point(rgb[~blank][None]) if seen else np.full(3, DEFAULT_WHITE, np.float32)
-    else:  # the scanner gives glass itself as pure white; what else is pale is tissue
-        white = np.full(3, 255.0, np.float32)
-    filled = rgb.copy()
-    filled[blank] = np.rint(white).astype(np.uint8)
-    return white, filled
+def _widened(found: np.ndarray, margin_um: float, mpp: float) -> np.ndarray:
+    widener = disc(margin_um, mpp)
+    if widener is None or not found.any():
+        return found
+    return np.asarray(cv2.dilate(found.astype(np.uint8), widener) > 0)
+
+
+def _balanced(rgb: np.ndarray, white: np.ndarray) -> np.ndarray:
+    scale = np.arange(256, dtype=np.float32)[:, None] / white  # [256, 3]
+    return np.asarray(cv2.LUT(rgb, np.clip(scale * 255.0, 0, 255).astype(np.uint8)[None]))
 
 
 def _coloured_or_dense(rgb: np.ndarray, white: np.ndarray, spec: TissueSpec) -> np.ndarray:
     smooth = cv2.GaussianBlur(rgb, (3, 3), 0)
-    scale = np.arange(256, dtype=np.float32)[:, None] / white  # [256, 3]
-    balanced = np.clip(scale * 255.0, 0, 255).astype(np.uint8)
-    density = -np.log10(np.clip(scale, 1 / 255, 1)) / 3.0
-    red, green, blue = (balanced[smooth[..., c], c] for c in range(3))
-    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    mean_density = sum(density[smooth[..., c], c] for c in range(3))
-    return np.asarray((high - low >= spec.min_chroma) | (mean_density >= spec.min_optical_density))
+    low, high = extremes(_balanced(smooth, white))
+    mean_density = cv2.transform(optical_density(smooth, white), np.full((1, 3), 1 / 3, np.float32))
+    return np.asarray((cv2.subtract(high, low) >= spec.min_chroma) | (mean_density >= spec.min_optical_density))
+
+
+def _faint(rgb: np.ndarray, white: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
+    """Pale stain, seen in local means: both stains absorb green most, which the tints of glass do not."""
+    side = _window(spec, mpp)
+    red, green, blue = cv2.split(_balanced(cv2.blur(rgb, (side, side)), white))
+    stained = cv2.subtract(cv2.max(red, blue), green) >= spec.min_faint_chroma
+    stained &= (cv2.subtract(green, red) <= 2) & (cv2.subtract(blue, green) >= 2)
+    # The means have widened every strong edge by half a window.
+    return np.asarray(cv2.erode(stained.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
+
+
+def _window(spec: TissueSpec, mpp: float) -> int:
+    return max(3, 2 * round(spec.texture_um / mpp / 2) + 1)
 
 
 def _textured(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    side = max(3, 2 * round(spec.texture_um / mpp / 2) + 1)
+    side = _window(spec, mpp)
     mean = cv2.blur(grey, (side, side))
     variance = cv2.blur(grey * grey, (side, side)) - mean * mean
     mask = (variance >= spec.min_texture**2).astype(np.uint8)
@@ -135,7 +188,7 @@ def _textured(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
 
 
 def _closed(image: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
-    closer = _disc(spec.close_um, mpp)
+    closer = disc(spec.close_um, mpp)
     if closer is None:
         return image
     # OpenCV takes what lies beyond the rim for tissue when it erodes: without glass around it, gaps to the rim fill.
@@ -146,15 +199,10 @@ def _closed(image: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
-    opener = _disc(spec.open_um, mpp)
+    opener = disc(spec.open_um, mpp)
     if opener is None:
         return mask
     return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, opener) > 0)
-
-
-def _disc(radius_um: float, mpp: float) -> np.ndarray | None:
-    radius = round(radius_um / mpp)
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2) if radius >= 1 else None
 
 
 def _clean(mask: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
