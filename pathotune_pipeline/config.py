@@ -33,13 +33,14 @@ _HOMES = {
     "tissue": "tissue.mask:TissueSpec",
     "regions": "tissue.regions:RegionSpec",
     "slide": "slides.slide:SlideSpec",
+    "quality": "tissue.quality:QualitySpec",
     "engine": "features.plan:EngineSpec",
     "execution": "execution.executor:ExecutionSpec",
     "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
 }
 SECTIONS = tuple(_HOMES)
-EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "engine")
+EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine")
 """The sections that make up an ExtractSpec."""
 
 

@@ -57,14 +57,20 @@ def _answer(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
             return {"facts": {"identity": content_hash(path)}}
         return {"facts": look(path, request, tell)}
     except PathotuneError as error:
+        if isinstance(error.__cause__, MemoryError):
+            return _starved(request)
         problem = str(error)
     except MemoryError:
-        return {"problem": f"it needs more than {request['memory_bytes'] / 1e9:g} GB of memory", "last": True}
+        return _starved(request)
     except OSError as error:
         problem = f"the disk does not answer: {error.strerror or type(error).__name__}"
     except Exception as error:  # noqa: BLE001 - one slide never ends the audit; its line says what happened
         problem = f"unexpected {type(error).__name__}: {error}"
     return {"problem": redact(" ".join(problem.split()), path, "the slide")}
+
+
+def _starved(request: dict[str, Any]) -> dict[str, Any]:
+    return {"problem": f"it needs more than {request['memory_bytes'] / 1e9:g} GB of memory", "last": True}
 
 
 def look(path: Path, request: dict[str, Any], tell: Tell) -> dict[str, Any]:

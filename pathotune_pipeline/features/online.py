@@ -304,9 +304,10 @@ class SlidePool:
         if self._store is None or identity is None:
             return None
         mpp = item.mpp if item.mpp is not None else self._spec.slide.mpp_override
-        wanted = tissue_fingerprint(self._spec.tissue, identity, mpp)
+        color = self._spec.slide.color
+        wanted = tissue_fingerprint(self._spec.tissue, identity, mpp, color=color)
         try:
-            record = self._store.record(tissue_set(self._spec.tissue), key_of(item.slide_id), wanted)
+            record = self._store.record(tissue_set(self._spec.tissue, color=color), key_of(item.slide_id), wanted)
             return load_tissue(self._store, record)
         except (NotCommittedError, StoreError):
             return None

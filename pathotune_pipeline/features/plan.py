@@ -18,6 +18,7 @@ from pathotune_pipeline.tiles.grid import REVISION as TILES_REVISION
 from pathotune_pipeline.tiles.grid import TileSpec
 from pathotune_pipeline.tiles.stain import REVISION as STAIN_REVISION
 from pathotune_pipeline.tissue.mask import TissueSpec
+from pathotune_pipeline.tissue.quality import QualitySpec
 from pathotune_pipeline.tissue.regions import RegionSpec
 from pathotune_pipeline.tissue.segment import REVISION as TISSUE_REVISION
 from pathotune_pipeline.tissue.segmenter import CLASSIC, segmenter_recipe
@@ -54,6 +55,7 @@ class ExtractSpec(Spec):
     tissue: TissueSpec = TissueSpec()
     regions: RegionSpec = RegionSpec()
     slide: SlideSpec = SlideSpec()
+    quality: QualitySpec = QualitySpec()
     engine: EngineSpec = EngineSpec()
 
     def recorded(self) -> dict[str, Any]:
@@ -119,9 +121,12 @@ class Recipe:
         if mask is not None:
             tissue = imported_fingerprint(identity, mpp, mask)
         else:
-            tissue = tissue_fingerprint(self.spec.tissue, identity, mpp, self.segmenter)
+            color = self.spec.slide.color
+            tissue = tissue_fingerprint(self.spec.tissue, identity, mpp, segmenter=self.segmenter, color=color)
         tiles = fingerprint("tiles", TILES_REVISION, {"tissue": tissue, **self._tile_parts(guidance)})
         parts: dict[str, Any] = {"tiles": tiles, "encoder": self.encoder}
+        if self.spec.slide.color != "raw":
+            parts["color"] = self.spec.slide.color
         if self.spec.tiles.stain != "none":
             parts["stain"] = [self.spec.tiles.stain, STAIN_REVISION]
         return Fingerprints(tissue, tiles, fingerprint("features", REVISION, parts))
@@ -136,7 +141,12 @@ def _slide_parts(identity: str, mpp: float | None) -> dict[str, Any]:
 
 
 def tissue_fingerprint(
-    spec: TissueSpec, identity: str, mpp: float | None, segmenter: dict[str, Any] | None = None
+    spec: TissueSpec,
+    identity: str,
+    mpp: float | None,
+    *,
+    segmenter: dict[str, Any] | None = None,
+    color: str = "raw",
 ) -> str:
     """Fingerprint of a slide's tissue as it is found.
 
@@ -145,14 +155,18 @@ def tissue_fingerprint(
         identity: content hash of the slide; "" for the set's name.
         mpp: um/px that a user gave for it, or None where its own is used.
         segmenter: recipe of a plugged-in segmenter, or None for the classic one.
+        color: "raw", or "srgb" where pixels go through the slide's colour profile first.
     """
-    plugged = {"segmenter": segmenter} if segmenter else {}
+    plugged: dict[str, Any] = {"segmenter": segmenter} if segmenter else {}
+    if color != "raw":
+        plugged["color"] = color
     return fingerprint("tissue", TISSUE_REVISION, {**_slide_parts(identity, mpp), **hashed_values(spec), **plugged})
 
 
-def tissue_set(spec: TissueSpec, segmenter: dict[str, Any] | None = None) -> SetName:
+def tissue_set(spec: TissueSpec, *, segmenter: dict[str, Any] | None = None, color: str = "raw") -> SetName:
     """Name of the set in which the tissue masks made by a Spec lie."""
-    return SetName("tissue", _tissue_label(spec), short(tissue_fingerprint(spec, "", None, segmenter)))
+    recipe = tissue_fingerprint(spec, "", None, segmenter=segmenter, color=color)
+    return SetName("tissue", _tissue_label(spec), short(recipe))
 
 
 def imported_fingerprint(identity: str, mpp: float | None, mask: str) -> str:
@@ -204,7 +218,7 @@ def make_recipe(spec: ExtractSpec, card: EncoderCard, encoder: dict[str, Any]) -
         encoder,
         mpp,
         tile_px,
-        tissue_set(spec.tissue, segmenter),
+        tissue_set(spec.tissue, segmenter=segmenter, color=spec.slide.color),
         SetName("tiles", geometry, short(prints.tiles)),
         SetName("features", f"{slug(card.name)}-{geometry}", short(prints.features)),
         segmenter,

@@ -34,6 +34,7 @@ from pathotune_pipeline.tiles.grid import TileGrid, tile_slide
 from pathotune_pipeline.tiles.select import select_tiles
 from pathotune_pipeline.tiles.stain import fit_slide
 from pathotune_pipeline.tissue.mask import TissueMask
+from pathotune_pipeline.tissue.quality import flags
 from pathotune_pipeline.tissue.segment import find_tissue
 from pathotune_pipeline.tissue.segmenter import segmenter_recipe
 
@@ -213,7 +214,8 @@ class _SlideWork:
         with self._stage("commit_s"):
             reason = FLUORESCENCE if dark else "" if len(grid.coords) else self._why_empty(mask, grid)
             facts = {"tiles": len(grid.coords), "reason": reason, "illumination": light, "geometry": grid_facts(grid)}
-            facts |= region_facts
+            remarks = flags(mask.quality, self.recipe.spec.quality) if mask.quality else []
+            facts |= {**region_facts, "flags": remarks}
             attributes = {**facts, "tissue": self._group(self._tissue_set, prints.tissue)}
             arrays |= more
             self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
@@ -323,6 +325,7 @@ class _SlideWork:
             "tissue_group": self._group(self._tissue_set, prints.tissue),
             "tiles_fingerprint": prints.tiles,
             "tissue_fingerprint": prints.tissue,
+            "flags": self.store.record(self.recipe.tiles_set, self.key, prints.tiles).facts.get("flags", []),
             **facts,
         }
         made_with = {

@@ -33,6 +33,7 @@ class SlideRow:
         enlargement: share by which tiles were enlarged.
         reader: which reader opened it.
         problem: what of its committed data cannot be read.
+        flags: remarks on its quality.
         features, tissue, grid: commits its pictures are made from.
         extent_level0: (width, height) of a tile in level-0 pixels.
     """
@@ -52,6 +53,7 @@ class SlideRow:
     enlargement: float | None = None
     reader: str = ""
     problem: str = ""
+    flags: list[str] = field(default_factory=list)
     features: CommitRecord | None = None
     tissue: CommitRecord | None = None
     grid: CommitRecord | None = None
@@ -193,6 +195,7 @@ def _slide_row(slide_id: str, history: History | None, record: CommitRecord | No
     row.case_id = str(record.facts.get("case_id") or "")
     row.tiles, row.invalid_tiles = int(record.facts["tiles"]), int(record.facts["invalid_tiles"])
     row.features = record
+    row.flags = [str(flag) for flag in record.facts.get("flags") or []]
     row.tissue, row.grid = record.made_from("tissue"), record.made_from("tiles")
     return row
 

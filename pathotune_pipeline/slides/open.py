@@ -115,18 +115,22 @@ def check_scale(info: SlideInfo, spec: SlideSpec, *, overridden: bool = False) -
 
 def _open_with(path: Path, names: list[str] | None) -> Slide:
     refusals = []
+    starved: MemoryError | None = None
     for name in names or READERS.names():
         reader = READERS.get(name)
         try:
             return reader(path)
         except UnreadableSlideError as error:
             refusals.append(f"{name}: {str(error).rstrip('.')}")
-        except (OSError, MemoryError) as error:
+        except OSError as error:
+            refusals.append(f"{name}: {reason_of(error, path)}")
+        except MemoryError as error:
+            starved = error
             refusals.append(f"{name}: {reason_of(error, path)}")
     raise UnreadableSlideError(
         f"no reader can open it ({'; '.join(refusals)}). Check that the file is complete, or convert it to a "
         "pyramidal TIFF."
-    )
+    ) from starved
 
 
 class _Rescaled:

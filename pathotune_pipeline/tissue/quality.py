@@ -28,13 +28,46 @@ _STAIN_MIN_PIXELS = 100
 class QualitySpec(Spec):
     """From where on a slide is flagged. A flag is a remark: nothing is left out for it."""
 
-    min_area_mm2: float = setting(1.0, "Tissue under this many mm2 is flagged.", ge=0)
-    min_coverage: float = setting(0.01, "Tissue under this share of the slide is flagged, 0 to 1.", ge=0, le=1)
-    max_blur: float = setting(0.25, "A share of blurred tissue above this is flagged, 0 to 1.", ge=0, le=1)
-    max_folds: float = setting(0.05, "A share of folded tissue above this is flagged, 0 to 1.", ge=0, le=1)
-    max_pen: float = setting(0.02, "A share of the slide under pen above this is flagged, 0 to 1.", ge=0, le=1)
-    min_background: float = setting(190.0, "Empty glass darker than this, 0-255, is flagged.", ge=0, le=255)
-    max_tint: float = setting(20.0, "Empty glass whose colour channels differ by more, 0-255, is flagged.", ge=0)
+    min_area_mm2: float = setting(
+        1.0, "Tissue under this many mm2 is flagged.", hashed=False, flag="flag-min-area-mm2", ge=0
+    )
+    min_coverage: float = setting(
+        0.01,
+        "Tissue under this share of the slide is flagged, 0 to 1.",
+        hashed=False,
+        flag="flag-min-coverage",
+        ge=0,
+        le=1,
+    )
+    max_blur: float = setting(
+        0.25, "A share of blurred tissue above this is flagged, 0 to 1.", hashed=False, flag="flag-max-blur", ge=0, le=1
+    )
+    max_folds: float = setting(
+        0.05, "A share of folded tissue above this is flagged, 0 to 1.", hashed=False, flag="flag-max-folds", ge=0, le=1
+    )
+    max_pen: float = setting(
+        0.02,
+        "A share of the slide under pen above this is flagged, 0 to 1.",
+        hashed=False,
+        flag="flag-max-pen",
+        ge=0,
+        le=1,
+    )
+    min_background: float = setting(
+        190.0,
+        "Empty glass darker than this, 0-255, is flagged.",
+        hashed=False,
+        flag="flag-min-background",
+        ge=0,
+        le=255,
+    )
+    max_tint: float = setting(
+        20.0,
+        "Empty glass whose colour channels differ by more, 0-255, is flagged.",
+        hashed=False,
+        flag="flag-max-tint",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from pathotune_pipeline.errors import ScaleError
+from pathotune_pipeline.slides.illumination import illumination_of
 from pathotune_pipeline.slides.pyramid import read_overview
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.tissue.artefacts import ARTEFACT_MPP, find_lines_and_dust, find_shadow, without_grey_pieces
@@ -69,7 +70,10 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
         level0_mpp=info.mpp,
         level0_size=info.size,
         thumbnail=_thumbnail(overview),
-        quality=measure_quality(overview, found.mask, found.pen, white=found.white, mpp=mpp),
+        # Stain, glass and pen are measures of a brightfield slide.
+        quality=measure_quality(overview, found.mask, found.pen, white=found.white, mpp=mpp)
+        if found.white.any()
+        else None,
         pen=found.pen,
     )
 
@@ -111,6 +115,8 @@ def examine(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> Examined:
         spec: thresholds, lengths and areas.
         mpp: um/px of the overview.
     """
+    if illumination_of(rgb) == "fluorescence":
+        return _glowing(rgb, spec, mpp)
     white, rgb = without_blank(rgb)
     small, small_mpp = coarsened(rgb, mpp, ARTEFACT_MPP)
     pen = enlarged(_widened(find_pen(small, white=white, mpp=small_mpp), spec.pen_margin_um, small_mpp), rgb)
@@ -131,6 +137,14 @@ def examine(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> Examined:
     # Closing bridges what is narrow. A line over tissue may be closed again; pen, shadow and black stay out.
     mask = _clean(mask, spec, mpp) & ~never
     return Examined(without_grey_pieces(mask, rgb, white, mpp=mpp) if spec.drop_artefacts else mask, pen, white)
+
+
+def _glowing(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> Examined:
+    """A fluorescence slide: tissue is what gives light. Stains, pen and glass mean nothing there."""
+    # Nuclei are specks of light: they are closed to a sheet before specks are dropped.
+    bright = _closed((extremes(rgb)[1] > spec.black_level).astype(np.uint8), spec, mpp) > 0
+    white = np.zeros(3, np.float32)
+    return Examined(_clean(bright, spec, mpp), np.zeros(rgb.shape[:2], bool), white)
 
 
 def _on_glass(tissue: np.ndarray, specks: np.ndarray, mpp: float) -> np.ndarray:

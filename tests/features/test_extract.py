@@ -107,3 +107,15 @@ def test_a_slide_that_the_filters_empty_says_so(small_archive: Path, tmp_path: P
     result = extract(read_manifest(small_archive / "case-1"), spec, FeatureStore(tmp_path / "s"), SerialExecutor())
     assert {outcome.status for outcome in result.outcomes} == {"empty"}
     assert all("passed the filters" in outcome.reason and "blur 0" in outcome.reason for outcome in result.outcomes)
+
+
+def test_quality_flags_are_told_and_stored(small_archive: Path, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "s")
+    spec = ExtractSpec.parse({"tiles": {"tile_px": 128}, "quality": {"min_area_mm2": 1000.0}})
+    extract(read_manifest(small_archive / "case-1"), spec, store, SerialExecutor())
+    (features,) = store.sets("features")
+    for record in store.records(features).values():
+        (flag,) = [each for each in record.facts["flags"] if "mm2" in each]
+        assert flag.startswith("only ")
+        attrs = store.group(record.made_from("tissue")).attrs
+        assert attrs["quality"]["area_mm2"] > 0

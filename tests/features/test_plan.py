@@ -136,3 +136,12 @@ def test_masks_annotations_and_segmenters_enter_where_they_act_and_nowhere_else(
     assert first.tissue_set.label == "network-8mpp"
     assert first.fingerprints(zeros, None).tissue != BASE[0]
     assert recipe(tissue={"segmenter_device": "cpu"}).fingerprints(zeros, None).tissue == BASE[0]
+
+
+def test_colour_handling_enters_tissue_and_features_and_quality_thresholds_nothing() -> None:
+    srgb = prints(slide={"color": "srgb"})
+    assert all(a != b for a, b in zip(srgb, BASE, strict=True))
+    assert prints(slide={"color": "raw"}) == BASE
+    assert prints(quality={"max_pen": 0.5}) == BASE
+    assert prints(slide={"allow_fluorescence": True})[0] == BASE[0]
+    assert prints(slide={"allow_fluorescence": True})[1] != BASE[1]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pathotune_pipeline.errors import ScaleError, SpecError
@@ -84,6 +84,7 @@ def test_every_tile_has_its_physical_size_and_lies_inside(base, skew, shrink, ti
     info = info_of(Size(width, height), mpp, (1.0, *np.cumprod(steps).tolist()))
     target = mpp.mean * shrink
     overlap_px = int(overlap * tile_px)
+    assume((tile_px - overlap_px) * target >= 1.01 * max(mpp.x, mpp.y))  # shorter steps are refused
     grid = tile(info, target, tile_px, overlap_px=overlap_px, min_tissue=0.0)
     downsample = info.levels[grid.level].downsample
     for axis, scale, length in ((0, mpp.x, width), (1, mpp.y, height)):
