@@ -217,56 +217,42 @@ def test_another_format_is_refused(store: FeatureStore) -> None:
         open_store(store.root)
 
 
-def test_a_read_only_place_is_a_clear_error(tmp_path: Path) -> None:
+def run_on_a_mount(place: Path, options: str, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that sees a small or read-only file system at `place`."""
     if shutil.which("unshare") is None:
         pytest.skip("unshare is absent")
-    code = (
-        "from pathlib import Path; from pathotune_pipeline.store import FeatureStore\n"
-        "from pathotune_pipeline.errors import UsageError\n"
-        f"try: FeatureStore(Path({str(tmp_path / 'ro' / 'store')!r})).initialise()\n"
-        "except UsageError as error: print(error)"
-    )
-    (tmp_path / "ro").mkdir()
-    mount = f'mount -t tmpfs -o ro tmpfs {tmp_path / "ro"} && exec {sys.executable} -c "$CODE"'
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", mount],
-        env={**os.environ, "CODE": code},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    place.mkdir()
+    words = " ".join(map(str, arguments))
+    mount = f'mount -t tmpfs -o {options} tmpfs {place} && exec {sys.executable} -c "$CODE" {words}'
+    command = ["unshare", "-rm", "sh", "-c", mount]
+    done = subprocess.run(command, env={**os.environ, "CODE": code}, capture_output=True, text=True, check=False)
     if "unshare" in done.stderr:
         pytest.skip("user namespaces are not allowed here")
+    return done
+
+
+def test_a_read_only_place_is_a_clear_error(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pathotune_pipeline.store import FeatureStore\n"
+        "from pathotune_pipeline.errors import UsageError\n"
+        "try: FeatureStore(Path(sys.argv[1])).initialise()\n"
+        "except UsageError as error: print(error)"
+    )
+    done = run_on_a_mount(tmp_path / "ro", "ro", code, tmp_path / "ro" / "store")
     assert "cannot write there" in done.stdout, done.stderr
     assert "Read-only" in done.stdout
 
 
 def test_a_full_disk_fails_the_commit_and_leaves_the_store_sound(tmp_path: Path) -> None:
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is absent")
-    place = tmp_path / "small"
-    place.mkdir()
-    code = WRITER.replace(
-        "np.arange(60, dtype=np.float16).reshape(20, 3)", "np.random.default_rng(0).random((2000, 300))"
-    )
-    code = code.replace("print(made)", "") + "\n"
+    large = "np.random.default_rng(0).random((2000, 300))"
+    writer = WRITER.replace("np.arange(60, dtype=np.float16).reshape(20, 3)", large).replace("print(made)", "")
     code = (
-        "import sys, traceback\n"
-        + "try:\n"
-        + "\n".join("    " + line for line in code.splitlines())
+        "try:\n"
+        + "\n".join("    " + line for line in writer.splitlines())
         + "\nexcept OSError as error: print('OSError', error.errno)\n"
         + "print('committed', len(store.committed(name)), 'staged', len(list((store.root / 'staging').rglob('*.json'))))\n"
     )
-    mount = f'mount -t tmpfs -o size=1m tmpfs {place} && exec {sys.executable} -c "$CODE" {place / "store"}'
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", mount],
-        env={**os.environ, "CODE": code},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "unshare" in done.stderr:
-        pytest.skip("user namespaces are not allowed here")
+    done = run_on_a_mount(tmp_path / "small", "size=1m", code, tmp_path / "small" / "store")
     assert "OSError 28" in done.stdout, done.stderr
     assert "committed 0 staged 0" in done.stdout
 
