@@ -11,6 +11,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pathotune_pipeline.errors import UsageError, WorkerLostError
@@ -28,6 +29,19 @@ _NANNY_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_TRIM_THRESHOLD_": "268435456",
 }
+
+
+class _ResultLostError(WorkerLostError):
+    """An item was done, and its worker died before its result was fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """An item on its way: its place in the list, and how often its result was lost before."""
+
+    index: int
+    item: Any
+    attempt: int = 0
 
 
 class DaskExecutor:
@@ -54,20 +68,24 @@ class DaskExecutor:
 
         batch = uuid.uuid4().hex[:8]
         waiting = enumerate(items)
-        places: dict[str, int] = {}
+        places: dict[str, _Sent] = {}
+
+        def send(sent: _Sent) -> Any:
+            key = f"pathotune-{batch}-{sent.index}-{sent.attempt}"
+            places[key] = sent
+            return self._client.submit(function, sent.item, key=key, pure=False)
 
         def submit(count: int) -> list[Any]:
-            futures = []
-            for index, item in itertools.islice(waiting, count):
-                future = self._client.submit(function, item, key=f"pathotune-{batch}-{index}", pure=False)
-                places[future.key] = index
-                futures.append(future)
-            return futures
+            return [send(_Sent(index, item)) for index, item in itertools.islice(waiting, count)]
 
         running = as_completed(submit(self._window()))
         for future in running:
-            result = _result(places.pop(future.key), future)
+            sent = places.pop(future.key)
+            result = _result(sent.index, future)
             future.release()
+            if isinstance(result.error, _ResultLostError) and sent.attempt < ALLOWED_DEATHS:
+                running.add(send(replace(sent, attempt=sent.attempt + 1)))
+                continue
             running.update(submit(max(0, self._window() - len(places))))
             yield result
 
@@ -92,9 +110,11 @@ def _result(index: int, future: Any) -> Result:
         try:
             return Result(index, value=future.result(timeout=60))
         except Exception as error:  # noqa: BLE001 - the worker went between finishing and fetching
-            return Result(index, error=WorkerLostError(f"its result was lost with its worker ({error}). Run again."))
+            return Result(index, error=_ResultLostError(f"its result was lost with its worker ({error}). Run again."))
     if future.status == "cancelled":
         return Result(index, error=WorkerLostError("the Dask scheduler went away. Start it and run again."))
+    if future.status != "error":  # done a moment ago, and lost again with its worker
+        return Result(index, error=_ResultLostError("its result was lost with its worker. Run again."))
     raised = future.exception(timeout=60)
     if isinstance(raised, KilledWorker):
         return Result(
