@@ -80,29 +80,9 @@ def um_to_px(length_um: float, mpp: float) -> float:
     return length_um / mpp
 
 
-def px_to_um(length_px: float, mpp: float) -> float:
-    """Pixels of that mpp to micrometres."""
-    return length_px * mpp
-
-
-def area_um2_to_px(area_um2: float, mpp: float) -> float:
-    """Square micrometres to a number of pixels of that mpp."""
-    return area_um2 / (mpp * mpp)
-
-
 def magnification_to_mpp(magnification: float) -> float:
     """The field's convention: 40x is 0.25 um/px, 20x is 0.5, 10x is 1.0."""
     return 10.0 / magnification
-
-
-def level_to_level0(length_px: float, downsample: float) -> float:
-    """Pixels of a pyramid level to level-0 pixels."""
-    return length_px * downsample
-
-
-def level0_to_level(length_px: float, downsample: float) -> float:
-    """Level-0 pixels to pixels of a pyramid level."""
-    return length_px / downsample
 
 
 @dataclass(frozen=True, slots=True)

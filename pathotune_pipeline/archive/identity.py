@@ -13,7 +13,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -195,10 +195,3 @@ def redact(text: str, path: Path, slide_id: str, private: Iterable[str] = ()) ->
         else:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", slide_id, text)
     return text
-
-
-def pseudonymise_labels(
-    row: Mapping[str, str], pseudonymiser: Pseudonymiser, slide_id: str, case_id: str
-) -> dict[str, str]:
-    """A label row with slide and case replaced by their pseudonyms."""
-    return {**row, "slide_id": pseudonymiser.slide(slide_id), "case_id": pseudonymiser.case(case_id)}
