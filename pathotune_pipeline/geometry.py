@@ -1,4 +1,4 @@
-"""Sizes, places and scales, and the only conversions between pixels, micrometres and pyramid levels.
+"""Sizes, places and scales, and the rule by which a pyramid level serves a target scale.
 
 Locations are (x, y) in level-0 pixels. Sizes are (width, height). Arrays are indexed [row, column].
 """
