@@ -82,8 +82,10 @@ def _list(*, as_json: bool) -> int:
 
 
 def _geometry(card: CatalogueCard) -> str:
-    steps = [card.tile_px, card.resize_px or card.input_px, card.input_px]
-    return " > ".join(str(step) for i, step in enumerate(steps) if i == 0 or step != steps[i - 1])
+    """The tile's side, what it is resized to, and what is cut out of it: "256", "256 to 224", "256 cut 224"."""
+    resized = card.resize_px or card.input_px
+    text = str(card.tile_px) if resized == card.tile_px else f"{card.tile_px} to {resized}"
+    return text if resized == card.input_px else f"{text} cut {card.input_px}"
 
 
 def _is_here(card: CatalogueCard) -> bool:

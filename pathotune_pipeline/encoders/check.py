@@ -48,13 +48,14 @@ def check_tiles(side: int, count: int = TILES) -> npt.NDArray[np.uint8]:
     y, x = np.mgrid[:side, :side].astype(np.float64) * (256.0 / side)
     tiles = []
     for number in range(count):
-        draw = np.random.Generator(np.random.PCG64(number))
+        # Raw output of the bit generator: numpy keeps that stream for ever, and not those of its distributions.
+        draw = iter(np.random.PCG64(number).random_raw(2 * 12 * 4).tolist())
         stains = []
         for _ in range(2):
-            waves = draw.integers(1, 24, (12, 2)), draw.integers(0, 628, 12) / 100, draw.integers(1, 100, 12) / 100
-            field = sum(
-                a * np.sin(2 * np.pi * (kx * x + ky * y) / 256 + p) for (kx, ky), p, a in zip(*waves, strict=True)
-            )
+            field = np.zeros((side, side))
+            for _ in range(12):
+                kx, ky, phase, height = (next(draw) % span for span in (23, 23, 628, 99))
+                field += (height + 1) * np.sin(2 * np.pi * ((kx + 1) * x + (ky + 1) * y) / 256 + phase / 100)
             low, high = field.min(), field.max()
             stains.append((field - low) / (high - low))
         density = stains[0][..., None] ** 2 * [1.1, 1.2, 0.5] + stains[1][..., None] * [0.05, 0.6, 0.1]

@@ -39,12 +39,19 @@ def hub_errors(asked: str, page: str, hint: str = HINT) -> Iterator[None]:
         ) from error
 
 
+def split_revision(repository: str) -> tuple[str, str | None]:
+    """`ORG/NAME@REVISION` to its two parts; None where no revision is named."""
+    name, _, revision = repository.partition("@")
+    return name, revision or None
+
+
 def cached_file(repository: str, names: Sequence[str]) -> Path | None:
     """The first of some files that the hub's cache holds already, or None. Asks nobody."""
     from huggingface_hub import constants, try_to_load_from_cache
 
+    repository, revision = split_revision(repository)
     for name in names:
-        found = try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE)
+        found = try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision)
         if isinstance(found, str):
             return Path(found)
     return None
@@ -63,9 +70,10 @@ def hub_file(repository: str, names: Sequence[str]) -> Path:
     found = cached_file(repository, names)
     if found is not None:
         return found
+    repository, revision = split_revision(repository)
     for position, name in enumerate(names):
         try:
-            return Path(hf_hub_download(repository, name, cache_dir=constants.HF_HUB_CACHE))
+            return Path(hf_hub_download(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision))
         except LocalEntryNotFoundError:  # out of reach: the other names would be, too
             raise
         except EntryNotFoundError:

@@ -13,6 +13,7 @@ from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.checkpoint import local_folder, read_config, state_sha256
 from pathotune_pipeline.encoders.hub import hub_errors
 from pathotune_pipeline.encoders.published import bundled_encoder
+from pathotune_pipeline.encoders.remote import remote_encoder, repository_config
 from pathotune_pipeline.errors import SpecError, UnknownNameError, WeightsError
 from pathotune_pipeline.registry import nearest
 
@@ -39,11 +40,15 @@ def timm_encoder(spec: EncoderSpec) -> tuple[nn.Module, EncoderCard]:
 
 
 def hub_encoder(spec: EncoderSpec) -> tuple[nn.Module, EncoderCard]:
-    """`hf-hub:ORG/NAME`: a repository of the Hugging Face hub in timm's layout.
+    """`hf-hub:ORG/NAME`, or `hf-hub:ORG/NAME@COMMIT`: a repository of the Hugging Face hub in timm's layout.
 
     Raises:
-        WeightsError: the repository is absent, gated or out of reach.
+        WeightsError: the repository is absent, gated, out of reach, or needs code of its own that was not allowed.
     """
+    repository = spec.name.removeprefix("hf-hub:")
+    config = repository_config(repository, spec.name)
+    if "architecture" not in config:
+        return remote_encoder(spec, repository, config)
     return _build(spec, spec.name, "hf-hub")
 
 
