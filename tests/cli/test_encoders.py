@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,33 @@ def test_fetch_then_check_the_bundle_against_a_reference(capsys: Said, tmp_path:
     assert all(one["cosine"] >= 0.9999 for one in found["comparisons"])
 
 
+def test_an_extraction_from_a_bundle_is_not_done_again_when_the_bundle_moves(
+    capsys: Said, tmp_path: Path, cached: Path, small_archive: Path
+) -> None:
+    call(capsys, "fetch", "toy", "--to", tmp_path / "bundles")
+    shutil.rmtree(cached)
+    counts = []
+    for place in ("bundles", "moved"):
+        if place == "moved":
+            (tmp_path / "bundles").rename(tmp_path / "moved")
+        words = (
+            "--slides",
+            small_archive / "case-1",
+            "--store",
+            tmp_path / "store",
+            "--encoder",
+            f"local:{tmp_path / place}/toy",
+        )
+        assert main([str(word) for word in ("extract", *words, "--mpp", 1, "--executor", "serial", "--json")]) == 0
+        result = json.loads(capsys.readouterr().out)
+        counts.append(result["counts"])
+        assert result["features"].startswith("toy-80px-1mpp-")
+    assert [count["computed"] for count in counts] == [2, 0]
+    assert counts[0]["tiles"] == counts[1]["tiles"] > 0
+    names = [path for path in (tmp_path / "store").rglob("*.json") if str(tmp_path / "bundles") in path.read_text()]
+    assert not names
+
+
 def test_other_weights_fail_the_reference(capsys: Said, tmp_path: Path, cached: Path, toy: CatalogueCard) -> None:
     reference = tmp_path / "toy.npz"
     assert call(capsys, "check", "toy", "--write-reference", reference)[0] == 0
@@ -80,7 +108,7 @@ def test_other_weights_fail_the_reference(capsys: Said, tmp_path: Path, cached: 
     assert "toy: FAILED" in out
 
 
-def test_a_wrong_mean_or_crop_fails_the_publishers_transform(
+def test_a_wrong_crop_fails_the_publishers_transform(
     capsys: Said, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pathotune_pipeline.encoders import encoder
