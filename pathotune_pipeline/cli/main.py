@@ -30,6 +30,7 @@ class Verb:
 VERBS = {
     "audit": Verb("look at every slide before work begins, and write a manifest", "pathotune_pipeline.cli.audit"),
     "extract": Verb("slides to features in a store", "pathotune_pipeline.cli.extract"),
+    "encoders": Verb("published encoders: list, check, bundle for offline use", "pathotune_pipeline.cli.encoders"),
     "tissue": Verb("tissue masks out of a store, and corrected ones back in", "pathotune_pipeline.cli.tissue"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),

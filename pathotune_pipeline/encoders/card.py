@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pathotune_pipeline.spec import Spec, setting
 
 Precision = Literal["fp32", "bf16"]
+Pooling = Literal["cls", "mean", "cls+mean", "avg", "attention"]
+TokenPooling = Literal["card", "cls", "mean", "cls+mean"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -16,9 +18,22 @@ class EncoderSpec(Spec):
 
     name: str = setting(
         "stain-texture",
-        "Encoder: stain-texture, timm:NAME, hf-hub:ORG/NAME, or local:PATH.",
+        "Encoder: stain-texture, a name of `pathotune encoders list`, timm:NAME, hf-hub:ORG/NAME, or local:PATH.",
         flag="--encoder",
         aliases=("--patch-encoder",),
+    )
+    weights: str | None = setting(
+        None,
+        "File or bundle with the weights of a catalogue encoder; empty: from the hub or its cache. Their SHA-256 decides.",
+        hashed=False,
+    )
+    pooling: TokenPooling = setting(
+        "card", "Feature of a catalogue transformer: card (as published), cls, mean (of patch tokens), cls+mean."
+    )
+    trust_remote_code: bool = setting(
+        False,
+        "Run Python code that a hub repository brings, with your rights; only of publishers you trust.",
+        hashed=False,
     )
     precision: Precision = setting("fp32", "Arithmetic: fp32 or bf16.")
     batch_size: int = setting(
@@ -36,7 +51,9 @@ class EncoderCard(Spec):
         architecture: timm's name of the network, or the built-in's.
         dim: length D of a feature vector.
         input_px: side of the square the network sees.
-        tile_px: recommended side of a tile, resized to `input_px` where they differ.
+        resize_px: side to which a tile is resized before its centre is cut out; None where nothing is cut off.
+        pooling: how tokens become one vector; None where the network does it itself.
+        tile_px: recommended side of a tile.
         mpp: recommended um/px.
         mean, std: of RGB in 0-1, subtracted and divided by; None where the encoder takes raw bytes.
         interpolation: how a tile of another size is resized: "bicubic" or "bilinear".
@@ -46,7 +63,7 @@ class EncoderCard(Spec):
     """
 
     name: str
-    source: Literal["built-in", "timm", "hf-hub", "local"]
+    source: Literal["built-in", "catalogue", "timm", "hf-hub", "local", "remote-code"]
     architecture: str
     dim: int
     input_px: int | None = None
@@ -58,7 +75,13 @@ class EncoderCard(Spec):
     licence: str | None = None
     weights_sha256: str | None = None
     revision: int = 1
+    resize_px: int | None = None
+    pooling: Pooling | None = None
 
     def recipe(self) -> dict[str, Any]:
         """What of the card decides the features: everything but names, recommendations and licence."""
-        return self.model_dump(mode="json", exclude={"name", "source", "tile_px", "mpp", "licence"})
+        recipe = self.model_dump(mode="json", exclude={"name", "source", "tile_px", "mpp", "licence"})
+        for later in ("resize_px", "pooling"):  # fields that came later: absent by default, so that older prints stay
+            if recipe[later] is None:
+                del recipe[later]
+        return recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,42 @@ def state_sha256(module: nn.Module) -> str:
         digest.update(f"{name}|{tuple(flat.shape)}|{flat.dtype}\n".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return digest.hexdigest()
+
+
+def read_weights(path: Path, asked: str) -> dict[str, Any]:
+    """What a weights file holds, on the CPU: safetensors, or a pickle of tensors alone. No code of the file is run.
+
+    Raises:
+        WeightsError: it is absent, damaged, or a pickle of other things than tensors and plain containers.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{asked}: nothing lies at {path}. Give a .safetensors, .bin or .pth file.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise WeightsError(
+            f"{asked}: {path.name} is a pickle that holds more than tensors, or is damaged; it was not run ({first}). "
+            "Have its publisher save the state dict as safetensors."
+        ) from None
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise WeightsError(f"{asked}: {path.name} cannot be read ({first}). Fetch it anew.") from error
+    if not isinstance(loaded, dict):
+        raise WeightsError(
+            f"{asked}: {path.name} holds a {type(loaded).__name__}, not a state dict. Save its state_dict()."
+        )
+    return loaded
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def local_folder(path: Path, asked: str) -> Path:

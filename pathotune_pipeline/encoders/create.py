@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pathotune_pipeline.encoders import catalogue
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.encoder import Encoder
+from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ ENCODERS: Registry[Builder] = Registry(
     "pathotune_pipeline.encoders",
     {
         "stain-texture": "pathotune_pipeline.encoders.create:stain_texture_encoder",
+        **dict.fromkeys(catalogue.names(), "pathotune_pipeline.encoders.published:catalogue_encoder"),
         "timm": "pathotune_pipeline.encoders.timm:timm_encoder",
         "hf-hub": "pathotune_pipeline.encoders.timm:hub_encoder",
         "local": "pathotune_pipeline.encoders.timm:local_encoder",
@@ -55,10 +58,21 @@ def create_encoder(spec: EncoderSpec, *, device: torch.device | str = "cpu") -> 
 
     Raises:
         UnknownNameError: no encoder of that name.
+        SpecError: a setting does not go with it.
         WeightsError: its weights are absent, gated, or do not fit.
     """
     import torch
 
-    builder = ENCODERS.get(spec.name.partition(":")[0])
+    kind = spec.name.partition(":")[0]
+    builder = ENCODERS.get(kind)
+    if kind not in catalogue.names():
+        _refuse_catalogue_settings(spec, kind)
     module, card = builder(spec)
     return Encoder(module, card, spec, torch.device(device))
+
+
+def _refuse_catalogue_settings(spec: EncoderSpec, kind: str) -> None:
+    if spec.weights is not None:
+        raise SpecError(f"--weights goes with a name of `pathotune encoders list`, not with {spec.name}. Leave it out.")
+    if spec.pooling != "card" and kind != "local":  # a bundle has a card of the catalogue in it
+        raise SpecError(f"--pooling goes with a name of `pathotune encoders list`, not with {spec.name}. Leave it out.")

@@ -78,10 +78,19 @@ class Encoder:
         if self._takes_bytes:
             return self.module(batch).float()  # [B, D]
         pixels = batch.permute(0, 3, 1, 2).float()  # [B, 3, P, P]
-        side = self.card.input_px
+        side = self.card.resize_px or self.card.input_px
         if side is not None and side != pixels.shape[-1]:
             pixels = F.interpolate(
                 pixels, size=(side, side), mode=self.card.interpolation, antialias=True, align_corners=False
             ).clamp_(0, 255)
+        pixels = _cut_centre(pixels, self.card.input_px)
         pixels = ((pixels - self._mean) / self._std).to(self.dtype)
         return self.module(pixels).float()  # [B, D]
+
+
+def _cut_centre(pixels: torch.Tensor, side: int | None) -> torch.Tensor:
+    """The central square of [B, 3, P, P], as torchvision's CenterCrop takes it."""
+    if side is None or side == pixels.shape[-1]:
+        return pixels
+    start = round((pixels.shape[-1] - side) / 2)
+    return pixels[..., start : start + side, start : start + side]

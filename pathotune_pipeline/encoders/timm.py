@@ -8,9 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from pathotune_pipeline.encoders.bundle import is_bundle
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.checkpoint import local_folder, read_config, state_sha256
-from pathotune_pipeline.errors import UnknownNameError, WeightsError
+from pathotune_pipeline.encoders.hub import hub_errors
+from pathotune_pipeline.encoders.published import bundled_encoder
+from pathotune_pipeline.encoders.remote import remote_encoder, repository_config
+from pathotune_pipeline.errors import SpecError, UnknownNameError, WeightsError
 from pathotune_pipeline.registry import nearest
 
 
@@ -36,26 +40,37 @@ def timm_encoder(spec: EncoderSpec) -> tuple[nn.Module, EncoderCard]:
 
 
 def hub_encoder(spec: EncoderSpec) -> tuple[nn.Module, EncoderCard]:
-    """`hf-hub:ORG/NAME`: a repository of the Hugging Face hub in timm's layout.
+    """`hf-hub:ORG/NAME`, or `hf-hub:ORG/NAME@COMMIT`: a repository of the Hugging Face hub in timm's layout.
 
     Raises:
-        WeightsError: the repository is absent, gated or out of reach.
+        WeightsError: the repository is absent, gated, out of reach, or needs code of its own that was not allowed.
     """
+    repository = spec.name.removeprefix("hf-hub:")
+    config = repository_config(repository, spec.name)
+    if "architecture" not in config:
+        return remote_encoder(spec, repository, config)
     return _build(spec, spec.name, "hf-hub")
 
 
 def local_encoder(spec: EncoderSpec) -> tuple[nn.Module, EncoderCard]:
-    """`local:PATH`: a folder with config.json and weights, as timm's `save_for_hf` writes it.
+    """`local:PATH`: a bundle of `pathotune encoders fetch`, or a folder as timm's `save_for_hf` writes it.
 
     Raises:
         WeightsError: the folder is not of that form, or the weights do not fit.
     """
-    folder = local_folder(Path(spec.name.removeprefix("local:")).expanduser(), spec.name)
+    path = Path(spec.name.removeprefix("local:")).expanduser()
+    if is_bundle(path):
+        return bundled_encoder(path, spec)
+    folder = local_folder(path, spec.name)
     read_config(folder, spec.name)
     return _build(spec, f"local-dir:{folder}", "local")
 
 
 def _build(spec: EncoderSpec, identifier: str, source: Any) -> tuple[nn.Module, EncoderCard]:
+    if spec.pooling != "card":
+        raise SpecError(
+            f"--pooling goes with an encoder of the catalogue or its bundle, not with {spec.name}. Leave it out."
+        )
     model = _create(spec.name, identifier)
     config = model.pretrained_cfg or {}
     # timm loads strictly only with the class count the weights were saved with; the classifier goes afterwards.
@@ -82,27 +97,11 @@ def _build(spec: EncoderSpec, identifier: str, source: Any) -> tuple[nn.Module, 
 
 def _create(asked: str, identifier: str) -> Any:
     import timm
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    hint = "Fetch it once on a machine with internet, or give a copy as local:PATH (config.json and model.safetensors)."
     try:
-        with warnings.catch_warnings():
+        with hub_errors(asked, asked.removeprefix("hf-hub:")), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return timm.create_model(identifier, pretrained=True)
-    except GatedRepoError:
-        page = asked.removeprefix("hf-hub:")
-        raise WeightsError(
-            f"{asked}: its weights are gated. Ask for access on the page of {page}, then log in with `hf auth login`. {hint}"
-        ) from None
-    except RepositoryNotFoundError:
-        raise WeightsError(
-            f"{asked}: the hub knows no such repository, or it is private. Check the name, or log in. {hint}"
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(
-            f"{asked}: its weights are not in the local cache and could not be fetched ({first}). {hint}"
-        ) from error
     except RuntimeError as error:
         raise WeightsError(
             f"{asked}: the weights do not fit the architecture: {' '.join(str(error).split())[:300]}"

@@ -59,8 +59,15 @@ class ExtractSpec(Spec):
     engine: EngineSpec = EngineSpec()
 
     def recorded(self) -> dict[str, Any]:
-        """Plain values for records. The folder of annotations may bear a name, so records say only that one was given."""
+        """Plain values for records. Folders may bear names: of annotations records say only that they were given, and of
+        the encoder's files the last part of the path.
+        """
         plain = self.model_dump(mode="json")
+        kind, _, path = self.encoder.name.partition(":")
+        if kind == "local":
+            plain["encoder"]["name"] = f"local:{Path(path).name}"
+        if self.encoder.weights is not None:
+            plain["encoder"]["weights"] = Path(self.encoder.weights).name
         if self.regions.annotations is not None:
             plain["regions"]["annotations"] = "(given)"
         return plain
@@ -239,8 +246,11 @@ def deviations(recipe: Recipe) -> list[str]:
     card, found = recipe.card, []
     if recipe.mpp != card.mpp:
         found.append(f"{card.name} was made for {card.mpp:g} um/px; {recipe.mpp:g} was asked for.")
-    if card.input_px is not None and recipe.tile_px != card.input_px:
-        found.append(f"{card.name} sees {card.input_px} px; tiles of {recipe.tile_px} px are resized to it.")
+    if card.input_px is not None and recipe.tile_px != card.tile_px:
+        side = card.resize_px or card.input_px
+        found.append(
+            f"{card.name} was made for tiles of {card.tile_px} px; those of {recipe.tile_px} px are resized to {side}."
+        )
     return found
 
 

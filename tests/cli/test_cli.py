@@ -43,6 +43,12 @@ WRONG = [
     (("extract", "--store", "S", "--slides", "ABSENT"), "ABSENT"),
     (("extract", "--store", "S", "--slides", "EMPTY"), "no slide was found"),
     (("extract", "--store", "S", "--slides", "A", "--encoder", "stain-textur"), "Did you mean 'stain-texture'"),
+    (("extract", "--store", "S", "--slides", "A", "--encoder", "virchow3"), "Did you mean 'virchow"),
+    (("extract", "--store", "S", "--slides", "A", "--weights", "a.pth"), "--weights goes with"),
+    (
+        ("extract", "--store", "S", "--slides", "A", "--encoder", "uni", "--weights", "ABSENT"),
+        "neither a file nor a folder",
+    ),
     (("extract", "--store", "S", "--slides", "A", "--mpp", "0"), "greater than 0"),
     (("extract", "--store", "S", "--slides", "A", "--mpp", "nan"), "mpp"),
     (("extract", "--store", "S", "--slides", "A", "--mpp", "half"), "invalid float value"),

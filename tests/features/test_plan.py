@@ -82,6 +82,31 @@ def test_a_deviation_from_the_card_is_said() -> None:
     assert len(deviations(recipe(card=card, tiles={"mpp": 1.0, "tile_px": 256}))) == 2
 
 
+def test_of_tiles_that_are_cut_the_recommended_side_is_what_counts() -> None:
+    card = CARD.with_values(input_px=224, resize_px=256, tile_px=256)
+    assert deviations(recipe(card=card)) == []
+    assert deviations(recipe(card=card, tiles={"tile_px": 512})) == [
+        "toy was made for tiles of 256 px; those of 512 px are resized to 256."
+    ]
+
+
+def test_resize_and_pooling_enter_the_recipe_only_where_a_card_has_them() -> None:
+    assert not {"resize_px", "pooling"} & set(CARD.recipe())
+    assert CARD.with_values(pooling="cls").recipe()["pooling"] == "cls"
+    assert CARD.with_values(resize_px=256).recipe()["resize_px"] == 256
+
+
+def test_records_hold_no_folder_of_weights() -> None:
+    for encoder in ({"name": "uni", "weights": "/home/jane.doe/uni.pth"}, {"name": "local:/home/jane.doe/uni"}):
+        recorded = ExtractSpec.parse({"encoder": encoder}).recorded()["encoder"]
+        assert "jane" not in str(recorded)
+        assert "uni" in str(recorded)
+
+
+def test_where_weights_lie_is_not_hashed() -> None:
+    assert prints(encoder={"name": "uni", "weights": "a.pth"}) == BASE  # the card brings the digest of what was loaded
+
+
 def test_precision_is_part_of_the_recipe() -> None:
     torch = pytest.importorskip("torch")
     from pathotune_pipeline.encoders.encoder import Encoder
