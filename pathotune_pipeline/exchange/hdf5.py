@@ -97,7 +97,7 @@ def read_file(path: Path, encoder: str | None = None) -> RawFile:
     """
     library = hdf5_library()
     try:
-        with library.File(path, "r") as file:
+        with library.File(path, "r", locking=False) as file:
             attributes = dict(file.attrs)
             node, named = _features_node(file, library, encoder)
             features = coords = None
@@ -128,7 +128,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     """
     library = hdf5_library()
     try:
-        with library.File(path, "r") as file:
+        with library.File(path, "r", locking=False) as file:
             found = dict(file.attrs)
             for name in (*FEATURE_NAMES, "coords"):
                 if name in file and isinstance(file[name], library.Group) and len(file[name]) == 1:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,8 +82,7 @@ class SpatialLayout:
         _write_shapes(shapes, path, TILES, columns, tile_boxes(parcel))
         tables = root.create_group("tables")
         name = f"{self.encoder}_{TILES}"
-        library = _anndata()
-        with library.settings.override(auto_shard_zarr_v3=False):
+        with _quiet_anndata() as library:
             library.io.write_elem(tables, name, table(parcel))
         tables[name].attrs.update(
             {
@@ -107,14 +108,15 @@ class TableLayout:
         """The table of one slide; with no shapes beside it, it holds places itself."""
 
         def write(path: Path) -> None:
-            found = table(parcel)
-            found.obs["x"], found.obs["y"] = parcel.grid.coords[:, 0], parcel.grid.coords[:, 1]
-            found.obsm["spatial"] = parcel.grid.coords + np.asarray(parcel.grid.extent_level0) / 2
-            found.uns["encoder"] = self.encoder
-            found.uns["slide_id"] = parcel.slide_id
-            found.uns["mpp"], found.uns["tile_px"] = parcel.grid.mpp, parcel.grid.tile_px
-            found.uns[OWN] = parcel.own_facts()
-            found.write_h5ad(path)
+            with _quiet_anndata():
+                found = table(parcel)
+                found.obs["x"], found.obs["y"] = parcel.grid.coords[:, 0], parcel.grid.coords[:, 1]
+                found.obsm["spatial"] = parcel.grid.coords + np.asarray(parcel.grid.extent_level0) / 2
+                found.uns["encoder"] = self.encoder
+                found.uns["slide_id"] = parcel.slide_id
+                found.uns["mpp"], found.uns["tile_px"] = parcel.grid.mpp, parcel.grid.tile_px
+                found.uns[OWN] = parcel.own_facts()
+                found.write_h5ad(path)
 
         return {f"{named.name}.h5ad": write}
 
@@ -224,6 +226,16 @@ def polygon_wkb(rings: Sequence[np.ndarray]) -> bytes:
     for ring in rings:
         parts += [struct.pack("<I", len(ring)), np.ascontiguousarray(ring, "<f8").tobytes()]
     return b"".join(parts)
+
+
+@contextmanager
+def _quiet_anndata() -> Iterator[ModuleType]:
+    """The module, one chunk an array as its readers expect, and without warnings about its own use of pandas."""
+    library = _anndata()
+    with warnings.catch_warnings(), library.settings.override(auto_shard_zarr_v3=False):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield library
 
 
 def _anndata() -> ModuleType:
