@@ -196,11 +196,11 @@ def _tissue(piece: Piece, placed: Placed, slide: Slide | None, own: OwnFacts | N
 def _covered(boxes: np.ndarray, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """The pixels whose middle lies in a box, bool [h, w]."""
     mask = np.zeros(shape, bool)
-    across, down = shape[1] / size[0], shape[0] / size[1]
-    for x, y, width, height in boxes:
-        columns = np.rint(np.array([x, x + width]) * across).astype(int).clip(0, shape[1])
-        rows = np.rint(np.array([y, y + height]) * down).astype(int).clip(0, shape[0])
-        mask[rows[0] : rows[1], columns[0] : columns[1]] = True
+    scale = np.array([shape[1] / size[0], shape[0] / size[1]])
+    starts = np.rint(boxes[:, :2] * scale).astype(int).clip(0)
+    ends = np.rint((boxes[:, :2] + boxes[:, 2:]) * scale).astype(int).clip(0)
+    for (left, top), (right, bottom) in zip(starts.tolist(), ends.tolist(), strict=True):
+        mask[top:bottom, left:right] = True
     return mask
 
 
