@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from pathotune_pipeline.archive.manifest import read_manifest
+from pathotune_pipeline.exchange import ImportResult, ImportSpec, import_features
+from pathotune_pipeline.exchange.bring import ImportSource
 from pathotune_pipeline.execution import SerialExecutor
 from pathotune_pipeline.features.extract import extract
 from pathotune_pipeline.features.plan import ExtractSpec
@@ -84,6 +86,13 @@ class Rivals:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @staticmethod
+    def bring(
+        store: FeatureStore, tool: Any, folder: Path, source: dict[str, Any] | None = None, **spec: Any
+    ) -> ImportResult:
+        """Import a folder."""
+        return import_features(store, ImportSource(tool, folder, **(source or {})), ImportSpec.parse(spec))
 
     @staticmethod
     def coords(columns: int, rows: int, step: int) -> np.ndarray:

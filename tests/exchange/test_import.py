@@ -1,4 +1,4 @@
-"""Files as TRIDENT, CLAM, STAMP and AtlasPatch write them, made by hand, into a store; and everything wrong with files."""
+"""Files as TRIDENT, CLAM, STAMP and AtlasPatch write them, made by hand, into a store."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ import pytest
 
 from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.exchange import ImportResult, ImportSpec, import_features
-from pathotune_pipeline.exchange.bring import ImportSource
+from pathotune_pipeline.exchange import ImportResult
 from pathotune_pipeline.exchange.parcel import Parcel, load_parcel
 from pathotune_pipeline.exchange.send import ExportTarget, export_features
 from pathotune_pipeline.store import FeatureStore
 from pathotune_pipeline.testing.slides import write_slide
-
-
-def bring(
-    store: FeatureStore, tool: Any, folder: Path, source: dict[str, Any] | None = None, **spec: Any
-) -> ImportResult:
-    return import_features(store, ImportSource(tool, folder, **(source or {})), ImportSpec.parse(spec))
 
 
 def parcels(store: FeatureStore, result: ImportResult) -> dict[str, Parcel]:
@@ -45,7 +38,7 @@ def only(store: FeatureStore, result: ImportResult) -> Parcel:
 def test_trident(store: FeatureStore, rivals: Any) -> None:
     coords, features = rivals.coords(5, 4, 512), rivals.features(20)
     job = rivals.trident("TCGA-01.2", features, coords)
-    result = bring(store, "trident", job, mpp=0.2527)
+    result = rivals.bring(store, "trident", job, mpp=0.2527)
     assert result.features[0].startswith("trident.uni_v1-256px-20x-")
     parcel = only(store, result)
     assert parcel.slide_id == "TCGA-01.2"
@@ -62,7 +55,7 @@ def test_trident_with_overlap_and_rows_in_any_order(store: FeatureStore, rivals:
     coords, features = rivals.coords(5, 4, 384), rivals.features(20)
     shuffled = np.random.default_rng(1).permutation(20)
     job = rivals.trident("a", features[shuffled], coords[shuffled], overlap=64)
-    parcel = only(store, bring(store, "trident", job, mpp=0.25))
+    parcel = only(store, rivals.bring(store, "trident", job, mpp=0.25))
     np.testing.assert_array_equal(parcel.grid.coords, coords)
     np.testing.assert_array_equal(parcel.features, features)
     assert parcel.grid.stride_level0 == (384.0, 384.0)
@@ -71,7 +64,7 @@ def test_trident_with_overlap_and_rows_in_any_order(store: FeatureStore, rivals:
 
 def test_trident_goes_out_as_it_came_in(store: FeatureStore, rivals: Any, tmp_path: Path) -> None:
     job = rivals.trident("a", rivals.features(20), rivals.coords(5, 4, 512))
-    result = bring(store, "trident", job, mpp=0.2527)
+    result = rivals.bring(store, "trident", job, mpp=0.2527)
     export_features(store, store.find_set(result.features[0]), ExportTarget("trident", tmp_path / "out"))
     before = job / "20x_256px_0px_overlap" / "features_uni_v1" / "a.h5"
     after = tmp_path / "out" / "20x_256px_0px_overlap" / "features_uni_v1" / "a.h5"
@@ -92,18 +85,18 @@ def test_trident_contours_are_the_tissue(store: FeatureStore, rivals: Any) -> No
         '{"type":"FeatureCollection","crs":{"type":"name","properties":{"name":"urn:ogc:def:crs:EPSG::3857"}},"features":'
         '[{"type":"Feature","properties":{"tissue_id":0},"geometry":{"type":"Polygon","coordinates":[' + ring + "]}}]}"
     )
-    parcel = only(store, bring(store, "trident", job, mpp=0.25))
+    parcel = only(store, rivals.bring(store, "trident", job, mpp=0.25))
     assert parcel.mask.mean() == pytest.approx(0.25, abs=0.01)
     np.testing.assert_array_equal(parcel.grid.tissue_fraction, 1.0)
 
 
 def test_trident_magnification_is_believed_only_when_asked(store: FeatureStore, rivals: Any) -> None:
     job = rivals.trident("a", rivals.features(4), rivals.coords(2, 2, 512))
-    [outcome] = bring(store, "trident", job).outcomes
+    [outcome] = rivals.bring(store, "trident", job).outcomes
     assert outcome.status == "failed"
     assert "--nominal-mpp" in outcome.reason
     assert "manifest" in outcome.reason
-    assert only(store, bring(store, "trident", job, nominal_mpp=True)).level0_mpp.x == 0.25
+    assert only(store, rivals.bring(store, "trident", job, nominal_mpp=True)).level0_mpp.x == 0.25
 
 
 def test_trident_with_several_encoders_and_scales(store: FeatureStore, rivals: Any) -> None:
@@ -111,19 +104,19 @@ def test_trident_with_several_encoders_and_scales(store: FeatureStore, rivals: A
         for folder in ("20x_256px_0px_overlap", "10x_256px_0px_overlap"):
             job = rivals.trident("a", rivals.features(4), rivals.coords(2, 2, 512), folder=folder, sub=sub)
     with pytest.raises(UsageError, match=r"4 folders of features could be meant.*--encoder"):
-        bring(store, "trident", job, mpp=0.25)
+        rivals.bring(store, "trident", job, mpp=0.25)
     with pytest.raises(UsageError, match="2 folders"):
-        bring(store, "trident", job, mpp=0.25, encoder="uni_v1")
+        rivals.bring(store, "trident", job, mpp=0.25, encoder="uni_v1")
     chosen = {"coords": Path("20x_256px_0px_overlap")}
     with pytest.raises(UsageError, match="Encoders found: conch_v1, uni_v1"):
-        bring(store, "trident", job, chosen, mpp=0.25, encoder="uni_v9")
-    result = bring(store, "trident", job, chosen, mpp=0.25, encoder="conch_v1")
+        rivals.bring(store, "trident", job, chosen, mpp=0.25, encoder="uni_v9")
+    result = rivals.bring(store, "trident", job, chosen, mpp=0.25, encoder="conch_v1")
     assert result.features[0].startswith("trident.conch_v1-")
     for folder in (
         job / "20x_256px_0px_overlap" / "features_uni_v1",
         job / "10x_256px_0px_overlap" / "features_uni_v1",
     ):
-        assert bring(store, "trident", folder, mpp=0.25).features[0].startswith("trident.uni_v1-")
+        assert rivals.bring(store, "trident", folder, mpp=0.25).features[0].startswith("trident.uni_v1-")
 
 
 def test_trident_shapes_of_other_versions(store: FeatureStore, rivals: Any) -> None:
@@ -131,7 +124,7 @@ def test_trident_shapes_of_other_versions(store: FeatureStore, rivals: Any) -> N
     rivals.trident("batched", features[None], coords)
     rivals.trident("empty", np.zeros((0, 6), np.float32), np.zeros((0, 2), np.int64))
     job = rivals.trident("unknown", np.zeros(0, np.float32), np.zeros((0, 2), np.int64))
-    result = bring(store, "trident", job, mpp=0.25)
+    result = rivals.bring(store, "trident", job, mpp=0.25)
     assert {each.slide_id: each.status for each in result.outcomes} == {
         "batched": "committed", "empty": "empty", "unknown": "empty"
     }  # fmt: skip
@@ -156,9 +149,9 @@ def test_atlaspatch(store: FeatureStore, tmp_path: Path, rivals: Any) -> None:
                 "overlap": 0, "level0_width": 4096, "level0_height": 3000,
             }
         )  # fmt: skip
-    [outcome] = bring(store, "trident", tmp_path / "patches", mpp=0.25, encoder="uni_v3").outcomes
+    [outcome] = rivals.bring(store, "trident", tmp_path / "patches", mpp=0.25, encoder="uni_v3").outcomes
     assert "resnet50, uni_v2" in outcome.reason
-    result = bring(store, "trident", tmp_path / "patches", mpp=0.25, encoder="uni_v2")
+    result = rivals.bring(store, "trident", tmp_path / "patches", mpp=0.25, encoder="uni_v2")
     assert result.features[0].startswith("trident.uni_v2-")
     parcel = only(store, result)
     np.testing.assert_array_equal(parcel.features, features)
@@ -170,7 +163,7 @@ def test_clam(store: FeatureStore, rivals: Any) -> None:
     coords, features = rivals.coords(5, 4, 1024), rivals.features(20)
     by_columns = np.lexsort((coords[:, 1], coords[:, 0]))
     root = rivals.clam("a", features[by_columns], coords[by_columns])
-    result = bring(store, "clam", root, mpp=0.25, encoder="resnet50_trunc")
+    result = rivals.bring(store, "clam", root, mpp=0.25, encoder="resnet50_trunc")
     assert result.features[0].startswith("clam.resnet50_trunc-256px-level1-")
     parcel = only(store, result)
     np.testing.assert_array_equal(parcel.grid.coords, coords)
@@ -183,19 +176,19 @@ def test_clam(store: FeatureStore, rivals: Any) -> None:
 def test_clam_says_neither_encoder_nor_mpp(store: FeatureStore, rivals: Any) -> None:
     root = rivals.clam("a", rivals.features(4), rivals.coords(2, 2, 1024))
     with pytest.raises(UsageError, match="--encoder"):
-        bring(store, "clam", root, mpp=0.25)
-    [outcome] = bring(store, "clam", root, encoder="uni_v1").outcomes
+        rivals.bring(store, "clam", root, mpp=0.25)
+    [outcome] = rivals.bring(store, "clam", root, encoder="uni_v1").outcomes
     assert "--mpp 0.25" in outcome.reason
     (root / "patches").rename(root.parent / "elsewhere")
-    [outcome] = bring(store, "clam", root, encoder="uni_v1", mpp=0.25).outcomes
+    [outcome] = rivals.bring(store, "clam", root, encoder="uni_v1", mpp=0.25).outcomes
     assert "--coords" in outcome.reason
     chosen = {"coords": root.parent / "elsewhere"}
-    assert only(store, bring(store, "clam", root, chosen, encoder="uni_v1", mpp=0.25)).grid.tile_px == 256
+    assert only(store, rivals.bring(store, "clam", root, chosen, encoder="uni_v1", mpp=0.25)).grid.tile_px == 256
 
 
 def test_clam_of_old_with_custom_downsample(store: FeatureStore, rivals: Any) -> None:
     root = rivals.clam("a", rivals.features(4), rivals.coords(2, 2, 2048), custom_downsample=2, downsample=[4.0, 4.0])
-    parcel = only(store, bring(store, "clam", root, encoder="uni_v1", mpp=0.25))
+    parcel = only(store, rivals.bring(store, "clam", root, encoder="uni_v1", mpp=0.25))
     assert parcel.grid.extent_level0 == (2048.0, 2048.0)
 
 
@@ -203,7 +196,7 @@ def test_stamp(store: FeatureStore, rivals: Any) -> None:
     """STAMP lays its grid in um, so places are no whole pixels: the nearest are taken, and by how much is recorded."""
     steps, feats = rivals.coords(5, 4, 1), rivals.features(20).astype(np.float16)
     folder = rivals.stamp("sub/P1", feats, steps * 256.0)
-    result = bring(store, "stamp", folder, mpp=0.2527)
+    result = rivals.bring(store, "stamp", folder, mpp=0.2527)
     assert result.features[0].startswith("stamp.ctranspath-224px-256um-")
     parcel = only(store, result)
     assert parcel.slide_id == "sub%2FP1"
@@ -222,7 +215,7 @@ def test_stamp_of_old(store: FeatureStore, rivals: Any) -> None:
     rivals.stamp("a", feats, steps * 256.0, tile_size_um=None, tile_size=256)
     bare = dict.fromkeys(("stamp_version", "unit", "tile_size_um", "tile_size_px", "code_hash", "feat_type"))
     folder = rivals.stamp("b", feats, steps * 512, **bare)
-    result = bring(store, "stamp", folder, mpp=0.5)
+    result = rivals.bring(store, "stamp", folder, mpp=0.5)
     assert result.outcomes[0].status == "committed"
     assert "does not say" in result.outcomes[1].reason
     for told, missing in (
@@ -230,16 +223,16 @@ def test_stamp_of_old(store: FeatureStore, rivals: Any) -> None:
         ({"tile_um": 256.0}, "--tile-px"),
         ({"tile_um": 256.0, "tile_px": 224}, "--unit"),
     ):
-        outcome = bring(store, "stamp", folder, mpp=0.5, **told).outcomes[1]
+        outcome = rivals.bring(store, "stamp", folder, mpp=0.5, **told).outcomes[1]
         assert outcome.status == "failed"
         assert missing in outcome.reason
-    result = bring(store, "stamp", folder, mpp=0.5, tile_um=256.0, tile_px=224, unit="px")
+    result = rivals.bring(store, "stamp", folder, mpp=0.5, tile_um=256.0, tile_px=224, unit="px")
     assert [each.status for each in result.outcomes] == ["committed", "committed"]
     np.testing.assert_array_equal(parcels(store, result)["b"].grid.coords, steps * 512)
     assert parcels(store, result)["b"].grid.extent_level0 == (512.0, 512.0)
 
 
-def test_a_real_bag_of_stamps(store: FeatureStore, shared: Path, tmp_path: Path) -> None:
+def test_a_real_bag_of_stamps(store: FeatureStore, shared: Path, tmp_path: Path, rivals: Any) -> None:
     """A file of STAMP's first version: no attribute says anything."""
     bag = shared / "data" / "mil" / "stamp-bag-tcga-ad-6964.h5"
     if not bag.is_file():
@@ -247,7 +240,7 @@ def test_a_real_bag_of_stamps(store: FeatureStore, shared: Path, tmp_path: Path)
     (tmp_path / "feats").mkdir()
     (tmp_path / "feats" / "TCGA-AD-6964.h5").write_bytes(bag.read_bytes())
     told = {"mpp": 0.5, "unit": "px", "tile_um": 256.0, "tile_px": 224, "encoder": "retccl"}
-    parcel = only(store, bring(store, "stamp", tmp_path / "feats", **told))
+    parcel = only(store, rivals.bring(store, "stamp", tmp_path / "feats", **told))
     with h5py.File(bag) as file:
         feats, coords = file["feats"][()], file["coords"][()]
     assert parcel.features.shape == (777, 512)
@@ -256,141 +249,20 @@ def test_a_real_bag_of_stamps(store: FeatureStore, shared: Path, tmp_path: Path)
     np.testing.assert_array_equal(parcel.grid.coords, coords[order])
 
 
-# --- what is wrong with files --------------------------------------------------------------------------------------
-
-
-def spoilt(kind: str, rivals: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    features, coords = rivals.features(20), rivals.coords(5, 4, 512)
-    match kind:
-        case "nan":
-            features[3, 2] = np.nan
-        case "inf":
-            features[3, 2] = np.inf
-        case "rows":
-            features = features[:-1]
-        case "slide":
-            features = features[0]
-        case "integers":
-            features = features.astype(np.int32)
-        case "four":
-            features = features[None, None]
-        case "twice":
-            coords[4] = coords[3]
-        case "outside":
-            coords[:, 0] += 9000
-        case "parts":
-            return features, coords + 0.5, {}
-        case "columns":
-            return features, np.zeros((20, 3), np.int64), {}
-        case "no size":
-            return features, coords, {"patch_size": None}
-        case "zero":
-            return features, coords, {"target_magnification": 0.0}
-        case "word":
-            return features, coords, {"level0_magnification": "None"}
-        case "overlap":
-            return features, coords, {"overlap": 256}
-    return features, coords, {}
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("nan", "1 of its 20 tiles have features that are not finite"),
-        ("inf", "not finite"),
-        ("rows", "19 rows of features and 20 of coords"),
-        ("slide", "one row a tile"),
-        ("integers", "floating numbers are needed"),
-        ("four", "one row a tile"),
-        ("twice", "1 of its 20 tiles lie where another one lies"),
-        ("outside", "tiles lie outside the slide of 4096 x 3000 px"),
-        ("parts", "no whole numbers"),
-        ("columns", "[N, 2], or [N, 5]"),
-        ("no size", "no attribute patch_size"),
-        ("zero", "target_magnification is 0.0"),
-        ("word", "level0_magnification is 'None'"),
-        ("overlap", "overlap is 256"),
-    ],
-)
-def test_a_bad_file_fails_alone(store: FeatureStore, rivals: Any, kind: str, message: str) -> None:
-    features, coords, changes = spoilt(kind, rivals)
-    rivals.trident("bad", features, coords, **changes)
-    job = rivals.trident("good", rivals.features(20), rivals.coords(5, 4, 512))
-    result = bring(store, "trident", job, mpp=0.25)
-    bad, good = result.outcomes
-    assert (bad.slide_id, bad.status, good.status) == ("bad", "failed", "committed")
-    assert message in bad.reason
-    assert list(parcels(store, result)) == ["good"]
-    assert not (store.data / "bad").exists()
-
-
-@pytest.mark.parametrize("length", [0, 100, 900])
-def test_a_cut_file_fails_alone(store: FeatureStore, rivals: Any, length: int) -> None:
-    rivals.trident("good", rivals.features(20), rivals.coords(5, 4, 512))
-    job = rivals.trident("cut", rivals.features(20), rivals.coords(5, 4, 512))
-    path = job / "20x_256px_0px_overlap" / "features_uni_v1" / "cut.h5"
-    path.write_bytes(path.read_bytes()[:length])
-    cut, good = bring(store, "trident", job, mpp=0.25).outcomes
-    assert (cut.status, good.status) == ("failed", "committed")
-    assert "cannot be read" in cut.reason
-    assert str(job) not in cut.reason
-
-
-def test_features_and_patches_that_disagree(store: FeatureStore, rivals: Any) -> None:
-    features, coords = rivals.features(4), rivals.coords(2, 2, 1024)
-    root = rivals.clam("a", features, coords)
-    other = rivals.clam("b", features, coords)
-    for name, places in (("a", coords[::-1]), ("b", coords[:3])):
-        with h5py.File(other / "patches" / f"{name}.h5", "r+") as file:
-            told = dict(file["coords"].attrs)
-            del file["coords"]
-            file["coords"] = places
-            file["coords"].attrs.update(told)
-    first, second = bring(store, "clam", root, mpp=0.25, encoder="uni").outcomes
-    assert "in another order" in first.reason
-    assert "3 tiles, its features 4 rows" in second.reason
-    assert not store.sets()
-
-
-def test_two_files_of_one_slide(made: FeatureStore, store: FeatureStore, tmp_path: Path) -> None:
-    [features_set] = made.sets("features")
-    export_features(made, features_set, ExportTarget("stamp", tmp_path / "out"))
-    (tmp_path / "out" / "copy.h5").write_bytes((tmp_path / "out" / "s0.h5").read_bytes())
-    first, second = bring(store, "stamp", tmp_path / "out").outcomes
-    assert (first.slide_id, first.status) == ("A%2Fs0.tif", "failed")
-    assert "2 files say they are of this slide" in first.reason
-    assert second.status == "committed"
-
-
-def test_another_encoder_than_the_file_says(store: FeatureStore, rivals: Any) -> None:
-    folder = rivals.stamp("a", rivals.features(4), rivals.coords(2, 2, 256))
-    [outcome] = bring(store, "stamp", folder, mpp=0.5, encoder="uni").outcomes
-    assert "ctranspath, and --encoder uni" in outcome.reason
-
-
-@pytest.mark.parametrize(("tool", "name"), [("trident", "job"), ("clam", "clam"), ("stamp", "feats")])
-def test_folders_that_hold_nothing(store: FeatureStore, tmp_path: Path, tool: str, name: str) -> None:
-    with pytest.raises(UsageError, match="a folder is needed, nothing was found"):
-        bring(store, tool, tmp_path / name)
-    (tmp_path / name).mkdir()
-    with pytest.raises(UsageError, match="was found"):
-        bring(store, tool, tmp_path / name)
-
-
 # --- slides, manifests, repetition ---------------------------------------------------------------------------------
 
 
 def test_importing_again_does_nothing_and_a_change_counts(store: FeatureStore, rivals: Any) -> None:
     coords, features = rivals.coords(5, 4, 512), rivals.features(20)
     job = rivals.trident("a", features, coords)
-    first = bring(store, "trident", job, mpp=0.25)
-    again = bring(store, "trident", job, mpp=0.25)
+    first = rivals.bring(store, "trident", job, mpp=0.25)
+    again = rivals.bring(store, "trident", job, mpp=0.25)
     assert [each.new for each in (*first.outcomes, *again.outcomes)] == [True, False]
     rivals.trident("a", features + 1, coords)
-    assert bring(store, "trident", job, mpp=0.25).outcomes[0].new
+    assert rivals.bring(store, "trident", job, mpp=0.25).outcomes[0].new
     np.testing.assert_array_equal(parcels(store, first)["a"].features, features + 1)
     rivals.trident("a", features, coords)
-    assert not bring(store, "trident", job, mpp=0.25).outcomes[0].new
+    assert not rivals.bring(store, "trident", job, mpp=0.25).outcomes[0].new
     np.testing.assert_array_equal(parcels(store, first)["a"].features, features)
 
 
@@ -401,7 +273,7 @@ def test_slides_that_are_there_give_ids_scales_and_pictures(store: FeatureStore,
     rivals.trident("a", rivals.features(6), rivals.coords(3, 2, 512), **size)
     rivals.trident("b", rivals.features(6), rivals.coords(3, 2, 512), level0_width=9999, level0_height=1536)
     job = rivals.trident("stranger", rivals.features(6), rivals.coords(3, 2, 512), **size)
-    result = bring(store, "trident", job, {"manifest": read_manifest(tmp_path / "arch")})
+    result = rivals.bring(store, "trident", job, {"manifest": read_manifest(tmp_path / "arch")})
     first, second = result.outcomes
     assert (first.slide_id, first.status) == ("c1%2Fa.tif", "committed")
     assert (second.slide_id, second.status) == ("c2%2Fb.ome.tif", "failed")
@@ -422,7 +294,7 @@ def test_a_manifest_without_slides_gives_cases_and_mpp(store: FeatureStore, riva
     (tmp_path / "m.csv").write_text("path,case_id,mpp,stain\ngone/a.svs,P1,0.25,HE\ngone/b.svs,P2,,HE\n")
     manifest = read_manifest(None, tmp_path / "m.csv")
     job = rivals.trident("a", rivals.features(4), rivals.coords(2, 2, 512))
-    result = bring(store, "trident", job, {"manifest": manifest}, mpp=0.5)
+    result = rivals.bring(store, "trident", job, {"manifest": manifest}, mpp=0.5)
     assert result.passed_over == [("gone%2Fb.svs", "has no file among the features")]
     parcel = only(store, result)
     assert (parcel.slide_id, parcel.level0_mpp.x) == ("gone%2Fa.svs", 0.25)
@@ -430,7 +302,7 @@ def test_a_manifest_without_slides_gives_cases_and_mpp(store: FeatureStore, riva
     assert parcel.record.facts["context"] == {"stain": "HE"}
     (tmp_path / "n.csv").write_text("path\nx.svs\n")
     with pytest.raises(UsageError, match="none of its 1 files is named after one of the 1 slides"):
-        bring(store, "trident", job, {"manifest": read_manifest(None, tmp_path / "n.csv")})
+        rivals.bring(store, "trident", job, {"manifest": read_manifest(None, tmp_path / "n.csv")})
 
 
 def test_pseudonyms(store: FeatureStore, rivals: Any, tmp_path: Path) -> None:
@@ -441,9 +313,9 @@ def test_pseudonyms(store: FeatureStore, rivals: Any, tmp_path: Path) -> None:
     rivals.trident("Stranger", rivals.features(4), rivals.coords(2, 2, 512))
     job = rivals.trident("JaneDoe", rivals.features(4), rivals.coords(2, 2, 512))
     told = {"manifest": read_manifest(None, tmp_path / "m.csv"), "pseudonymiser": key}
-    result = bring(store, "trident", job, told)
+    result = rivals.bring(store, "trident", job, told)
     assert [each.slide_id for each in result.outcomes] == [key.slide("JaneDoe.svs")]
-    assert bring(store, "trident", job, {"pseudonymiser": key}, mpp=0.25).counts()["committed"] == 2
+    assert rivals.bring(store, "trident", job, {"pseudonymiser": key}, mpp=0.25).counts()["committed"] == 2
     for path in store.root.rglob("*"):
         assert "Doe" not in path.name
         if path.is_file():
