@@ -38,6 +38,7 @@ _HOMES = {
     "execution": "execution.executor:ExecutionSpec",
     "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
+    "import": "exchange.geometry:ImportSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine")

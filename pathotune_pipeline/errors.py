@@ -10,11 +10,13 @@ PathotuneError
 │   ├── UnreadableSlideError            no reader can open it, or its pixels are damaged
 │   ├── TileReadError                   one region cannot be read; the slide may go on
 │   ├── AnnotationError                 its annotation or mask file is absent, unreadable or of another slide
+│   ├── ForeignFileError                another tool's file of its features is damaged, incomplete or contradicts itself
 │   └── ScaleError (ValueError)         mpp missing, implausible, anisotropic, or too coarse for the target
 ├── StoreError
 │   ├── NotCommittedError (LookupError) asked for something that is not committed
 │   └── CorruptDataError                what lies in the store is not what was committed
 ├── WeightsError                        an encoder's weights are absent, gated or do not fit
+├── OutputExistsError                   something else lies where a file is to be written
 ├── WorkerLostError                     the process that held the work died too often
 └── MissingExtraError (ImportError)     an optional library is needed and absent
 
@@ -64,6 +66,10 @@ class AnnotationError(SlideError):
     """A slide's annotation or mask file is absent, ambiguous, unreadable, or does not fit the slide."""
 
 
+class ForeignFileError(SlideError):
+    """Another tool's file of a slide's features is damaged, incomplete, or contradicts itself."""
+
+
 class ScaleError(SlideError, ValueError):
     """The slide's physical scale is missing, implausible, anisotropic, or too coarse for what was asked."""
 
@@ -82,6 +88,10 @@ class CorruptDataError(StoreError):
 
 class WeightsError(PathotuneError):
     """An encoder's weights are absent, gated, or do not fit the architecture."""
+
+
+class OutputExistsError(PathotuneError):
+    """Something else lies where a file is to be written."""
 
 
 class WorkerLostError(PathotuneError):

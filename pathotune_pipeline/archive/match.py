@@ -84,10 +84,12 @@ def _find(files: Mapping[str, list[Path]], slide_id: str, path: Path | None) -> 
 
 
 def _names(slide_id: str, path: Path | None) -> Iterable[list[str]]:
-    """Names that a slide's file may have: whole ones, then those without the slide's suffix."""
+    """Names that a slide's file may have: whole ones, then those without the slide's suffix, then without `.ome` before it."""
     inner = decode_id(slide_id)
     whole = [slide_id, key_of(slide_id), inner, PurePosixPath(inner).name]
     if path is not None:
         whole.append(unicodedata.normalize("NFC", path.name))
     yield whole
-    yield [str(PurePosixPath(name).with_suffix("")) for name in whole if PurePosixPath(name).name]
+    bare = [str(PurePosixPath(name).with_suffix("")) for name in whole if PurePosixPath(name).name]
+    yield bare
+    yield [name[: -len(".ome")] for name in bare if name.lower().endswith(".ome")]

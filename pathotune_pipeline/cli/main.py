@@ -34,6 +34,8 @@ VERBS = {
     "tissue": Verb("tissue masks out of a store, and corrected ones back in", "pathotune_pipeline.cli.tissue"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
+    "export": Verb("features as TRIDENT, CLAM, STAMP, LazySlide or plain tensors", "pathotune_pipeline.cli.export"),
+    "import": Verb("features that TRIDENT, CLAM or STAMP made, into a store", "pathotune_pipeline.cli.bring"),
     "status": Verb("what a store holds and how its last runs went", "pathotune_pipeline.cli.status"),
     "info": Verb("facts about slides: vendor, size, levels, mpp", "pathotune_pipeline.cli.info"),
     "doctor": Verb("whether this machine has what is needed", "pathotune_pipeline.cli.doctor"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -86,8 +87,13 @@ def load_grid(store: FeatureStore, record: CommitRecord) -> TileGrid:
         CorruptDataError: it cannot be read.
     """
     geometry: Any = store.group(record).attrs["geometry"]
-    plain: dict[str, Any] = {name: _tuples(value) for name, value in geometry.items()}
-    return TileGrid(coords=store.read(record, "coords"), tissue_fraction=store.read(record, "tissue_fraction"), **plain)
+    return grid_of_facts(geometry, store.read(record, "coords"), store.read(record, "tissue_fraction"))
+
+
+def grid_of_facts(facts: Mapping[str, Any], coords: np.ndarray, tissue_fraction: np.ndarray) -> TileGrid:
+    """A grid from its geometry in plain values, as `grid_facts` gives it, and its arrays."""
+    plain: dict[str, Any] = {name: _tuples(value) for name, value in facts.items()}
+    return TileGrid(coords=coords, tissue_fraction=tissue_fraction, **plain)
 
 
 def _tuples(value: Any) -> Any:
