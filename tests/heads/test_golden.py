@@ -37,6 +37,7 @@ def test_abmil_gives_the_published_probability_and_attention(name, head, golden,
 
 
 @pytest.mark.parametrize("name", list(CLAM))
+@torch.no_grad()
 def test_clam_gives_the_published_logits_attention_and_instance_loss(name, golden, recipe):
     facts, values = golden
     facts, (head, settings) = facts[name], CLAM[name]
