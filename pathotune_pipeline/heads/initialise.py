@@ -125,5 +125,5 @@ def _from_trained(head: MILHead, folder: Path, classes: Sequence[str]) -> tuple[
         )
     head.load_state_dict({key: earlier[key] if key in shared else value for key, value in own.items()})
     taken, fresh = (tuple(k for k in own if (k in shared) == wanted) for wanted in (True, False))
-    left = tuple(key for key in earlier if key not in shared)
+    left = tuple(sorted(earlier.keys() - shared))
     return Initial(str(folder), kind, str(record["feature_set"]), taken, fresh, left), mean, std

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +78,17 @@ _NAMES: dict[Source, list[tuple[str, str]]] = {
         (r"att_classifier\.attention\.attention_weights", "second.attention.w"),
     ],
 }
+# What torch's reader and safetensors' say of a file that is damaged, or holds more than tensors.
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # What the authors save along with a head: constants of a loss, and the encoder.
 _ASIDE = ("instance_loss_fn.", "i_classifier.feature_extractor.")
 
@@ -124,7 +136,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path}: cannot be read as bare tensors ({reason}). Save its state_dict alone, best as .safetensors."
