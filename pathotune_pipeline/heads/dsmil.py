@@ -80,7 +80,10 @@ class DSMIL(MILHead):
         """{"bag", "max"}, each with its share."""
         bag, highest, _ = self._streams(batch)
         targets, share = targets_of(batch), self.settings.bag_share
-        return {"bag": share * criterion(bag, targets), "max": (1 - share) * criterion(highest, targets)}
+        losses = {"bag": share * criterion(bag, targets)}
+        if share < 1:
+            losses["max"] = (1 - share) * criterion(highest, targets)
+        return losses
 
     def _streams(self, batch: BagBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
         self.check(batch)

@@ -37,7 +37,9 @@ class HeadFitSpec(Spec):
     )
     standardise: bool = setting(True, "Bring each feature to mean 0 and deviation 1, measured on the training part.")
     init_from: str | None = setting(
-        None, "Begin with the weights of a trained head's folder, or with a file of its authors' weights."
+        None,
+        "Begin with the weights of a trained head's folder, or with a file of its authors' weights. "
+        "The scale of the features comes with them.",
     )
     device: str = setting("auto", "Device: auto, cpu, cuda, cuda:<number> or mps.", hashed=False)
 

@@ -70,10 +70,9 @@ class Transformer(MILHead):
     def _bag(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat([self.cls_token.to(x.dtype), x[None]], dim=1)  # [1, 1 + N, dim]
         for layer in self.layers:
-            x = layer(x, x)
-        with torch.no_grad():
-            weights = self.last.weights(x[:, :1], x[:, 1:])[0, :, 0].mean(dim=0)  # [N]
-        return self.last(x[:, :1], x)[:, 0], weights  # [1, dim], [N]
+            x = layer(x)
+        token, weights = self.last.first_only(x)
+        return token[:, 0], weights[0].mean(dim=0)  # [1, dim], [N]
 
 
 class Layer(nn.Module):
@@ -94,25 +93,26 @@ class Layer(nn.Module):
             nn.Dropout(settings.dropout),
         )
 
-    def forward(self, x: Tensor, others: Tensor) -> Tensor:
-        """Tokens [B, n, dim] that look at `others` [B, m, dim], themselves among them."""
-        q, k, v = self._project(x, others)
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, n, dim] in and out."""
+        q, k, v = self.to_qkv(self.norm1(x)).chunk(3, dim=2)
+        return self._mix(x, self._split(q), self._split(k), self._split(v))
+
+    def first_only(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first token alone, [B, 1, dim], and how it looks at the others, [B, heads, n - 1], of the sum 1."""
+        dim, weight, bias = x.shape[2], self.to_qkv.weight, self.to_qkv.bias
+        normed = self.norm1(x)
+        q = self._split(F.linear(normed[:, :1], weight[:dim], bias[:dim]))
+        k, v = map(self._split, F.linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=2))
+        with torch.no_grad():
+            scores = (q @ k[:, :, 1:].mT).squeeze(2) / math.sqrt(q.shape[-1])
+            weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
+        return self._mix(x[:, :1], q, k, v), weights
+
+    def _mix(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, n, dim]
         x = x + self.dropout(self.to_out(mixed))
         return x + self.feedforward(self.norm2(x))
-
-    def weights(self, x: Tensor, others: Tensor) -> Tensor:
-        """How much each token of x looks at each of the others, [B, heads, n, m], at least float32."""
-        q, k, _ = self._project(x, others)
-        scores = (q @ k.mT) / math.sqrt(q.shape[-1])
-        return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
-
-    def _project(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dim = x.shape[2]
-        weight, bias = self.to_qkv.weight, self.to_qkv.bias
-        q = F.linear(self.norm1(x), weight[:dim], bias[:dim])
-        k, v = F.linear(self.norm1(others), weight[dim:], bias[dim:]).chunk(2, dim=2)
-        return self._split(q), self._split(k), self._split(v)
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, tokens, dim / heads]

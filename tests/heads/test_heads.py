@@ -184,13 +184,16 @@ def test_transmil_has_the_published_number_of_parameters():
     assert sum(p.numel() for p in create_head("transmil", in_dim=1024, n_classes=2).parameters()) == 2_672_146
 
 
-def test_transmil_under_bf16_autocast_keeps_its_inverse_in_fp32(small_head, some_bags):
-    model, each = small_head("transmil").float(), [bag.float() for bag in some_bags(30)]
-    exact = model(BagBatch.of(*each)).logits
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_bf16_autocast_keeps_softmax_inverse_and_losses_in_fp32(name, small_head, some_bags, labelled):
+    model, batch = small_head(name).float(), labelled([bag.float() for bag in some_bags(30, 8)], [0, 2])
+    exact, losses = model(batch).logits, model.losses(batch, classification_loss)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = model(BagBatch.of(*each))
-    assert rough.attention[0].dtype == torch.float32
+        rough, rough_losses = model(batch), model.losses(batch, classification_loss)
+    assert rough.attention is None or rough.attention[0].dtype == torch.float32
     assert (rough.logits.float() - exact).abs().max() < 0.1
+    assert {key: value.dtype for key, value in rough_losses.items()} == dict.fromkeys(losses, torch.float32)
 
 
 def test_one_logit_is_a_sigmoid():

@@ -97,6 +97,18 @@ def test_the_scale_is_that_of_all_instances(cohort):
     assert feature_scale(flat)[1].tolist() == [1, 1]
 
 
+def test_published_recipes_of_more_heads_are_the_presets():
+    facts = {
+        "clam-sb": {"lr": 1e-4, "weight_decay": 1e-5, "epochs": 200, "min_epochs": 50, "patience": 20},
+        "dsmil": {"lr": 1e-4, "weight_decay": 1e-3, "epochs": 50, "schedule": "cosine"},
+        "dtfd": {"lr": 1e-4, "weight_decay": 1e-4, "epochs": 200, "grad_clip": 5.0},
+        "transformer": {"optimizer": "adamw", "lr": 1e-4, "epochs": 32, "patience": 16},
+    }
+    for head, wanted in facts.items():
+        preset = HeadFitSpec(head=head).train_spec().model_dump()
+        assert {"optimizer": "adam", **wanted}.items() <= preset.items()
+
+
 def test_published_recipes_are_the_presets():
     abmil, transmil = HeadFitSpec(head="abmil").train_spec(), HeadFitSpec(head="transmil").train_spec(seed=3)
     assert (abmil.optimizer, abmil.lr, abmil.weight_decay) == ("adam", 5e-4, 1e-4)
