@@ -38,7 +38,8 @@ class Initial:
 
     def sentence(self) -> str:
         """For a reader of the results."""
-        parts = [f"{len(self.taken)} parameters were taken"]
+        parts = [f"trained on {self.feature_set}"] if self.feature_set else []
+        parts += [f"{len(self.taken)} parameters were taken"]
         parts += [f"began at random: {', '.join(self.fresh)}"] if self.fresh else []
         parts += [f"left behind: {', '.join(self.left)}"] if self.left else []
         return (
@@ -76,15 +77,15 @@ def initialise(head: MILHead, source: Path, *, name: str, classes: Sequence[str]
         and 1 for published ones).
 
     Raises:
-        FileNotFoundError: the source does not exist, or is a folder without a trained head.
         CorruptDataError: the trained head cannot be read.
-        WeightsError: features of another dimension, a shared parameter of another shape, or nothing shared.
+        WeightsError: nothing is there, or features of another dimension, a shared parameter of another shape, or
+            nothing shared.
         UsageError: no published weights are known for this kind of head.
     """
     if source.is_dir():
         return _from_trained(head, source, classes)
     if not source.exists():
-        raise FileNotFoundError(f"init_from {source}: no such folder or file. Give a trained head's folder.")
+        raise WeightsError(f"init_from {source}: no such folder or file. Give a trained head's folder.")
     if name not in SOURCES:
         raise UsageError(f"init_from {source}: a file, but no published weights are known for {name}. Give a folder.")
     load_published(head, read_published(source), source=SOURCES[name])
@@ -100,7 +101,13 @@ def by_class(head: MILHead) -> set[str]:
 
 
 def _from_trained(head: MILHead, folder: Path, classes: Sequence[str]) -> tuple[Initial, Tensor, Tensor]:
-    earlier, record = read_head_files(folder)
+    try:
+        earlier, record = read_head_files(folder)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"init_from {folder}: no trained head is in it (head.safetensors, head.json). "
+            "Of a cross-validation, give one model's folder, as models/seed0-fold0."
+        ) from error
     if record["in_dim"] != head.in_dim:
         raise WeightsError(
             f"init_from {folder}: it takes {record['in_dim']}-d features; these are {head.in_dim}-d. "

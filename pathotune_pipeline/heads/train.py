@@ -159,8 +159,7 @@ def fit_head(
     Raises:
         UsageError: no training bags, fewer than two classes, or a bag without a target, without tiles, or with
             features that are not finite.
-        FileNotFoundError: there is nothing at `init_from`.
-        WeightsError: what is there does not fit the head.
+        WeightsError: what is at `init_from` does not fit the head, or nothing is.
         PathotuneError: the loss is not finite.
     """
     spec = spec or HeadFitSpec()

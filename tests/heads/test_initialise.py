@@ -75,7 +75,7 @@ def test_another_head_takes_what_it_shares(earlier):
     assert "attention_v.weight" in said.left
     assert "attention.v.weight" in said.fresh
     assert torch.equal(head.embed[0].weight, load_head(earlier).model.head.embed[0].weight)
-    assert "began at random: attention.v.weight" in said.sentence()
+    assert "(trained on f@1; 4 parameters were taken; began at random: attention.v.weight" in said.sentence()
 
 
 def test_what_hangs_on_the_number_of_classes():
@@ -106,9 +106,9 @@ def test_what_does_not_fit_is_refused_and_named(earlier, tmp_path):
         begin("abmil", earlier, in_dim=10, **SMALL)
     with pytest.raises(WeightsError, match="share no parameter"):
         initialise(create_head("mean", in_dim=12, n_classes=3), earlier, name="mean", classes=("a", "b", "c"))
-    with pytest.raises(FileNotFoundError, match="no such folder or file"):
+    with pytest.raises(WeightsError, match="no such folder or file"):
         begin("abmil", tmp_path / "absent", **SMALL)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(WeightsError, match="no trained head is in it"):
         begin("abmil", tmp_path, **SMALL)
     (tmp_path / "weights.pt").write_bytes(b"")
     with pytest.raises(UsageError, match="no published weights are known for transformer"):
