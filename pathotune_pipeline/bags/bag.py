@@ -73,6 +73,25 @@ class BagBatch:
         """A batch of bare feature tensors, each [N_b, D]."""
         return cls(torch.cat(features), _offsets([len(each) for each in features]))
 
+    @classmethod
+    def of_padded(cls, features: Tensor, mask: Tensor, *, targets: Tensor | None = None) -> Self:
+        """A batch of padded bags.
+
+        Args:
+            features: [B, N, D]; what stands outside the mask is not looked at.
+            mask: [B, N] bool, true where there is an instance.
+            targets: [B] int64 class indices, or None.
+
+        Raises:
+            UsageError: the shapes do not fit each other, or the mask is not boolean.
+        """
+        if features.ndim != 3 or mask.shape != features.shape[:2] or mask.dtype != torch.bool:
+            raise UsageError(
+                f"features are {tuple(features.shape)} and the mask is {tuple(mask.shape)} {mask.dtype}; "
+                "they must be [B, N, D] and [B, N] bool."
+            )
+        return cls(features[mask], _offsets(mask.sum(dim=1).tolist()).to(features.device), targets=targets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

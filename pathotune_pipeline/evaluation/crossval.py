@@ -134,6 +134,8 @@ def _train_all(
                 feature_set=result.feature_set,
             )
             _judge(result, trained, [usable[each] for each in fold.test], seed=seed, fold=fold)
+            if trained.initial and len(result.runs) == 1:
+                result.notes.append(trained.initial.sentence())
             if on_progress:
                 done = len(result.runs)
                 on_progress(CrossvalProgress(done, spec.folds * spec.seeds, seed, fold.index, len(trained.history)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.registry import Registry
 from pathotune_pipeline.spec import Spec
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""The task's loss: logits [R, C] and their rows' targets [R, ...] to a scalar, mean over rows."""
 
 
 class HeadSpec(Spec):
@@ -66,6 +70,24 @@ class MILHead(nn.Module):
         """
         raise NotImplementedError
 
+    def losses(self, batch: BagBatch, criterion: Criterion) -> dict[str, Tensor]:
+        """What training minimises the sum of: scalars by name, each with its share.
+
+        A head with losses of its own (on instances, on parts of a bag, of a second stream) overrides this; it brings
+        the structure, and the training brings the task's loss.
+
+        Args:
+            batch: with targets.
+            criterion: the task's loss.
+
+        Returns:
+            Here {"bag": criterion of the logits}.
+
+        Raises:
+            UsageError: the batch has no targets, or not of the kind the head's own loss needs.
+        """
+        return {"bag": criterion(self(batch).logits, targets_of(batch))}
+
     def check(self, batch: BagBatch) -> None:
         """Make sure that the features fit and no bag is empty.
 
@@ -86,7 +108,12 @@ HEADS: Registry[type[MILHead]] = Registry(
         "max": "pathotune_pipeline.heads.pool:MaxPool",
         "abmil": "pathotune_pipeline.heads.abmil:ABMIL",
         "abmil-ungated": "pathotune_pipeline.heads.abmil:UngatedABMIL",
+        "clam-sb": "pathotune_pipeline.heads.clam:CLAMSB",
+        "clam-mb": "pathotune_pipeline.heads.clam:CLAMMB",
         "transmil": "pathotune_pipeline.heads.transmil:TransMIL",
+        "dsmil": "pathotune_pipeline.heads.dsmil:DSMIL",
+        "dtfd": "pathotune_pipeline.heads.dtfd:DTFD",
+        "transformer": "pathotune_pipeline.heads.transformer:Transformer",
     },
 )
 """Every head by its name."""
@@ -96,7 +123,8 @@ def create_head(name: str, *, in_dim: int, n_classes: int, **settings: Any) -> M
     """A fresh head with random weights, drawn from torch's current random state.
 
     Args:
-        name: as registered: mean, max, abmil (gated), abmil-ungated, transmil, or a plug-in's.
+        name: as registered: mean, max, abmil (gated), abmil-ungated, clam-sb, clam-mb, transmil, dsmil, dtfd,
+            transformer, or a plug-in's.
         in_dim: numbers in one instance's feature.
         n_classes: logits; one for a sigmoid, two or more for a softmax.
         settings: of the head's own Spec.
@@ -107,6 +135,17 @@ def create_head(name: str, *, in_dim: int, n_classes: int, **settings: Any) -> M
     """
     kind = HEADS.get(name)
     return kind(in_dim, n_classes, kind.Settings.parse(settings, where=f"head {name}"))
+
+
+def targets_of(batch: BagBatch) -> Tensor:
+    """The batch's targets.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if batch.targets is None:
+        raise UsageError("The bags have no targets to train on.")
+    return batch.targets
 
 
 def detached(weights: list[Tensor]) -> list[Tensor]:

@@ -31,6 +31,28 @@ def classification_loss(logits: Tensor, targets: Tensor, *, class_weights: Tenso
     return each.mean()
 
 
+def smooth_svm_loss(logits: Tensor, targets: Tensor, *, margin: float = 1.0, temperature: float = 1.0) -> Tensor:
+    """Smooth top-1 SVM, mean over rows.
+
+    temperature * logsumexp over classes j of (s_j + margin [j is not y] - s_y) / temperature: the hinge loss of
+    Crammer and Singer with a soft maximum. Source: Berrada, Zisserman, Kumar 2018, "Smooth Loss Functions for Deep
+    Top-k Classification", for k = 1.
+
+    Args:
+        logits: [R, C] float.
+        targets: [R] int64 class indices.
+        margin: by which the true class shall lead.
+        temperature: of the smoothing, above 0.
+
+    Returns:
+        A scalar of at least float32.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    own = logits.gather(1, targets[:, None])  # [R, 1]
+    lead = torch.full_like(logits, margin).scatter(1, targets[:, None], 0.0)
+    return (temperature * torch.logsumexp((logits + lead - own) / temperature, dim=1)).mean()
+
+
 def balanced_weights(targets: Tensor, n_classes: int) -> Tensor:
     """Weights inverse to how often each class occurs, [C] float32, of mean 1 over the bags; 0 for an absent class.
 

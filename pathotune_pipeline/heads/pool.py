@@ -53,4 +53,5 @@ class MaxPool(MILHead):
         """Logits [B, C]."""
         self.check(batch)
         scores = self.classifier(batch.features)  # [sum of N, C]
-        return HeadOutput(torch.stack([each.amax(dim=0) for each in batch.split(scores)]))
+        # max, not amax: of equal instances one has the gradient, and not each a part of it.
+        return HeadOutput(torch.stack([each.max(dim=0).values for each in batch.split(scores)]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.engine.loop import EpochRecord, FitResult, fit, seeded
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.heads.head import HEADS, HeadOutput, MILHead, create_head
+from pathotune_pipeline.heads.head import HEADS, HeadOutput, MILHead, create_head, targets_of
+from pathotune_pipeline.heads.initialise import Initial, initialise
 from pathotune_pipeline.heads.losses import balanced_weights, classification_loss
 from pathotune_pipeline.spec import Spec, setting
 
@@ -23,7 +25,10 @@ from pathotune_pipeline.spec import Spec, setting
 class HeadFitSpec(Spec):
     """Which head is trained, and how it departs from its published recipe."""
 
-    head: str = setting("abmil", "Head: mean, max, abmil, abmil-ungated, transmil, or a plug-in's.")
+    head: str = setting(
+        "abmil",
+        "Head: mean, max, abmil, abmil-ungated, clam-sb, clam-mb, transmil, dsmil, dtfd, transformer, or a plug-in's.",
+    )
     settings: dict[str, Any] = setting({}, "The head's own settings, where not its defaults.")
     train: dict[str, Any] = setting({}, "Settings of the training, where not the head's preset.")
     batch_bags: int | None = setting(None, "Bags in a batch; empty takes the head's own: one as published.", ge=1)
@@ -31,6 +36,11 @@ class HeadFitSpec(Spec):
         "none", "Weight of each class in the loss: none, or inverse to its frequency in the training part."
     )
     standardise: bool = setting(True, "Bring each feature to mean 0 and deviation 1, measured on the training part.")
+    init_from: str | None = setting(
+        None,
+        "Begin with the weights of a trained head's folder, or with a file of its authors' weights. "
+        "The scale of the features comes with them.",
+    )
     device: str = setting("auto", "Device: auto, cpu, cuda, cuda:<number> or mps.", hashed=False)
 
     def train_spec(self, *, seed: int | None = None) -> TrainSpec:
@@ -60,8 +70,11 @@ class HeadModel(nn.Module):
 
     def forward(self, batch: BagBatch) -> HeadOutput:
         """Logits and attention of bags with features as the encoder gave them."""
-        scaled = (batch.features - self.mean) / self.std  # [sum of N, D]
-        return self.head(BagBatch(scaled, batch.offsets, batch.coords, batch.targets, batch.bag_ids))
+        return self.head(self.scaled(batch))
+
+    def scaled(self, batch: BagBatch) -> BagBatch:
+        """The batch as the head takes it."""
+        return replace(batch, features=(batch.features - self.mean) / self.std)  # [sum of N, D]
 
 
 class HeadLearner(nn.Module):
@@ -73,11 +86,16 @@ class HeadLearner(nn.Module):
         self.class_weights = class_weights
 
     def losses(self, batch: BagBatch) -> dict[str, Tensor]:
-        """{"bag": cross entropy}."""
-        if batch.targets is None:
-            raise UsageError("The bags have no targets to train on.")
-        logits = self.model(batch).logits
-        return {"bag": classification_loss(logits, batch.targets, class_weights=self.class_weights)}
+        """The head's own: {"bag": cross entropy}, and what else it trains on."""
+        return self.model.head.losses(self.model.scaled(batch), self.criterion)
+
+    def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The task's loss, without the head's own ones."""
+        return classification_loss(logits, targets, class_weights=self.class_weights)
+
+    def validation_loss(self, batch: BagBatch) -> Tensor:
+        """The task's loss on what the head answers; this chooses the epoch."""
+        return self.criterion(self.model(batch).logits, targets_of(batch))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +109,7 @@ class TrainedHead:
         feature_set: name or fingerprint of the features it takes, or empty.
         history: one record for each epoch.
         best_epoch: from 0.
+        initial: what it began with, where that was not chance.
     """
 
     model: HeadModel
@@ -99,6 +118,7 @@ class TrainedHead:
     feature_set: str = ""
     history: tuple[EpochRecord, ...] = ()
     best_epoch: int = 0
+    initial: Initial | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,8 +145,8 @@ def fit_head(
 ) -> TrainedHead:
     """Train a head, and keep the weights of the epoch with the lowest validation loss.
 
-    Mean and deviation of the features come from the training bags alone. On a CPU the same seed, bags and number
-    of threads give the same weights bit for bit.
+    Mean and deviation of the features come from the training bags alone, or with the weights of `init_from`. On a
+    CPU the same seed, bags and number of threads give the same weights bit for bit.
 
     Args:
         train_bags: with targets, as names or indices of `classes`.
@@ -139,6 +159,7 @@ def fit_head(
     Raises:
         UsageError: no training bags, fewer than two classes, or a bag without a target, without tiles, or with
             features that are not finite.
+        WeightsError: what is at `init_from` does not fit the head, or nothing is.
         PathotuneError: the loss is not finite.
     """
     spec = spec or HeadFitSpec()
@@ -154,7 +175,10 @@ def fit_head(
         head = create_head(spec.head, in_dim=train_bags[0].dim, n_classes=len(classes), **spec.settings)
     model = HeadModel(head)
     mean, std = feature_scale(train_bags)
-    if spec.standardise:
+    initial = None
+    if spec.init_from:
+        initial, mean, std = initialise(head, Path(spec.init_from), name=spec.head, classes=classes)
+    if spec.standardise or initial:
         model.mean.copy_(mean)
         model.std.copy_(std)
     weights = None
@@ -169,8 +193,8 @@ def fit_head(
             yield collate(bags, targets=[targets[bag.bag_id] for bag in bags]).to(device)
 
     def validation_loss() -> float:
-        losses = [learner.losses(collate([bag], targets=[targets[bag.bag_id]]).to(device))["bag"] for bag in val_bags]
-        return float(torch.stack(losses).mean())
+        one_by_one = (collate([bag], targets=[targets[bag.bag_id]]).to(device) for bag in val_bags)
+        return float(torch.stack([learner.validation_loss(batch) for batch in one_by_one]).mean())
 
     result: FitResult = fit(
         learner, batches, train_spec, validate=validation_loss if val_bags else None, on_epoch=on_epoch
@@ -184,6 +208,7 @@ def fit_head(
         feature_set,
         result.history,
         result.best_epoch,
+        initial,
     )
 
 

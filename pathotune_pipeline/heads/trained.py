@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 
-from pathotune_pipeline.engine.checkpoint import load_checkpoint, save_checkpoint
+from pathotune_pipeline.engine.checkpoint import save_checkpoint
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.engine.loop import EpochRecord
 from pathotune_pipeline.errors import CorruptDataError
+from pathotune_pipeline.heads.files import FORMAT, REVISION, read_head_files
 from pathotune_pipeline.heads.head import create_head
+from pathotune_pipeline.heads.initialise import Initial
 from pathotune_pipeline.heads.train import HeadFitSpec, HeadModel, TrainedHead
 from pathotune_pipeline.provenance import now, package_versions
-
-FORMAT = "pathotune-head"
-REVISION = 1
 
 
 def save_head(folder: Path, trained: TrainedHead) -> None:
@@ -31,6 +30,7 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
         "feature_set": trained.feature_set,
         "best_epoch": trained.best_epoch,
         "history": [asdict(epoch) for epoch in trained.history],
+        "initial": trained.initial.record() if trained.initial else None,
         "versions": package_versions(),
         "written": now(),
     }
@@ -45,10 +45,7 @@ def load_head(folder: Path, *, device: str = "cpu") -> TrainedHead:
         CorruptDataError: it cannot be read, or is of a format this version does not know.
         UnknownNameError: its head came from a plug-in that is not installed.
     """
-    state, record = load_checkpoint(folder / "head")
-    if record.get("format") != FORMAT or record.get("revision") != REVISION:
-        found = f"{record.get('format')!r} revision {record.get('revision')!r}"
-        raise CorruptDataError(f"{folder}: expected {FORMAT!r} revision {REVISION}, found {found}.")
+    state, record = read_head_files(folder)
     spec = HeadFitSpec.parse(record["spec"], where=str(folder / "head.json"))
     classes: list[Any] = record["classes"]
     with torch.random.fork_rng(devices=[]):
@@ -60,4 +57,5 @@ def load_head(folder: Path, *, device: str = "cpu") -> TrainedHead:
         raise CorruptDataError(f"{folder}: the weights do not fit the head they name. {error}") from error
     model.to(pick_device(device)).eval()
     history = tuple(EpochRecord(**epoch) for epoch in record["history"])
-    return TrainedHead(model, spec, tuple(classes), record["feature_set"], history, record["best_epoch"])
+    initial = Initial.of_record(record["initial"]) if record.get("initial") else None
+    return TrainedHead(model, spec, tuple(classes), record["feature_set"], history, record["best_epoch"], initial)

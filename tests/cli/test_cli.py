@@ -215,6 +215,10 @@ def test_crossval_and_report_from_the_command_line(
     code, _, err = call(capsys, *words, *fast, "--head", "abmil", "--out", model)
     assert code == 2
     assert "--overwrite" in err
+    begun = ("--init-from", model / "models" / "seed0-fold0", "--set", "crossval.settings={hidden: 500}")
+    code, out, err = call(capsys, *words, *fast, "--head", "clam-sb", *begun, "--out", tmp_path / "clam")
+    assert code == 0, err
+    assert "note: Every model began from abmil" in out
     code, _, err = call(capsys, *words, "--out", tmp_path / "m2", "--head", "abmill")
     assert code == 2
     assert "Did you mean 'abmil'" in err

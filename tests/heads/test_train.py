@@ -14,8 +14,14 @@ from pathotune_pipeline.heads.train import feature_scale
 CLASSES = ("normal", "tumour")
 SMALL = {
     "abmil": {"hidden": 32, "attention_dim": 16},
+    "clam-sb": {"hidden": 32, "attention_dim": 16, "instances": 4},
+    "clam-mb": {"hidden": 32, "attention_dim": 16, "instances": 4, "subtyping": True},
     "transmil": {"dim": 32, "heads": 4, "landmarks": 8},
+    "dsmil": {"query_dim": 16},
+    "dtfd": {"hidden": 32, "attention_dim": 16},
+    "transformer": {"dim": 32, "heads": 4, "feedforward": 32},
 }
+HEADS = ["mean", "max", "abmil", "abmil-ungated", "clam-sb", "clam-mb", "transmil", "dsmil", "dtfd", "transformer"]
 
 
 def planted(count: int, seed: int = 0, dim: int = 12) -> list[Bag]:
@@ -38,9 +44,10 @@ def spec(head: str, **train) -> HeadFitSpec:
     return HeadFitSpec(head=head, settings=SMALL.get(head, {}), train=train, device="cpu")
 
 
-@pytest.mark.parametrize("head", ["mean", "abmil", "transmil"])
+@pytest.mark.parametrize("head", HEADS)
 def test_a_head_learns_and_comes_back_from_disk(head, cohort, tmp_path):
-    trained = fit_head(cohort[:18], cohort[18:24], classes=CLASSES, spec=spec(head, lr=3e-3), feature_set="f@1")
+    wanted = spec(head, lr=3e-3, epochs=30, min_epochs=0, patience=8)
+    trained = fit_head(cohort[:18], cohort[18:24], classes=CLASSES, spec=wanted, feature_set="f@1")
     said = predict(trained, cohort[24:])
     assert (said.probs.argmax(axis=1) == [0, 1] * 4).mean() >= 0.75
     assert said.probs.sum(axis=1) == pytest.approx(np.ones(8))
@@ -54,13 +61,15 @@ def test_a_head_learns_and_comes_back_from_disk(head, cohort, tmp_path):
     assert "torch" in record["versions"]
 
 
-def test_abmil_looks_at_what_was_planted(cohort):
-    trained = fit_head(cohort[:18], cohort[18:24], classes=CLASSES, spec=spec("abmil", lr=3e-3))
+@pytest.mark.parametrize("head", ["abmil", "clam-mb", "dsmil", "dtfd"])
+def test_attention_is_on_what_was_planted(head, cohort):
+    wanted = spec(head, lr=3e-3, epochs=30, min_epochs=0)
+    trained = fit_head(cohort[:18], cohort[18:24], classes=CLASSES, spec=wanted)
     attention = predict(trained, cohort[25::2]).attention
     assert np.mean([w[:4].sum() for w in attention]) > 0.5
 
 
-@pytest.mark.parametrize("head", ["abmil", "transmil"])
+@pytest.mark.parametrize("head", ["abmil", "clam-sb", "transmil", "dtfd", "transformer"])
 def test_the_same_seed_gives_the_same_bits(head, cohort):
     one, two, other = (
         predict(
@@ -86,6 +95,18 @@ def test_the_scale_is_that_of_all_instances(cohort):
     assert np.allclose(std, everything.std(axis=0))
     flat = [Bag(np.full((3, 2), 7, np.float16), np.zeros((3, 2)), "a", "a", 0)]
     assert feature_scale(flat)[1].tolist() == [1, 1]
+
+
+def test_published_recipes_of_more_heads_are_the_presets():
+    facts = {
+        "clam-sb": {"lr": 1e-4, "weight_decay": 1e-5, "epochs": 200, "min_epochs": 50, "patience": 20},
+        "dsmil": {"lr": 1e-4, "weight_decay": 1e-3, "epochs": 50, "schedule": "cosine"},
+        "dtfd": {"lr": 1e-4, "weight_decay": 1e-4, "epochs": 200, "grad_clip": 5.0},
+        "transformer": {"optimizer": "adamw", "lr": 1e-4, "epochs": 32, "patience": 16},
+    }
+    for head, wanted in facts.items():
+        preset = HeadFitSpec(head=head).train_spec().model_dump()
+        assert {"optimizer": "adam", **wanted}.items() <= preset.items()
 
 
 def test_published_recipes_are_the_presets():
@@ -117,6 +138,22 @@ def test_a_damaged_head_is_not_loaded(cohort, tmp_path):
     (tmp_path / "head.safetensors").write_bytes(bytes(data))
     with pytest.raises(CorruptDataError):
         load_head(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [
+        ("abmil", {"bag"}),
+        ("clam-sb", {"bag", "instance"}),
+        ("dsmil", {"bag", "max"}),
+        ("dtfd", {"bag", "pseudo"}),
+    ],
+)
+def test_the_history_tells_each_loss(head, names, cohort):
+    trained = fit_head(cohort[:4], cohort[4:8], classes=CLASSES, spec=spec(head, epochs=1))
+    assert set(trained.history[0].losses) == names | {"total"}
+    probs = predict(trained, cohort[4:8]).probs[np.arange(4), [0, 1, 0, 1]]
+    assert trained.history[0].validation == pytest.approx(float(-np.log(probs).mean()), rel=1e-5)  # the task's alone
 
 
 def test_training_leaves_the_random_state_alone(cohort):
