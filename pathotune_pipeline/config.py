@@ -35,12 +35,13 @@ _HOMES = {
     "slide": "slides.slide:SlideSpec",
     "quality": "tissue.quality:QualitySpec",
     "engine": "features.plan:EngineSpec",
+    "leases": "store.leases:LeaseSpec",
     "execution": "execution.executor:ExecutionSpec",
     "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
 }
 SECTIONS = tuple(_HOMES)
-EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine")
+EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases")
 """The sections that make up an ExtractSpec."""
 
 

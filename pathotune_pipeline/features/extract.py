@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from pathotune_pipeline.archive.companions import state_of
 from pathotune_pipeline.archive.identity import IdentityCache, Pseudonymiser, key_of, redact
 from pathotune_pipeline.archive.manifest import Manifest, SlideItem
 from pathotune_pipeline.encoders.create import create_encoder
@@ -15,7 +17,8 @@ from pathotune_pipeline.execution.executor import ExecutionSpec, Executor
 from pathotune_pipeline.features.guidance import Guidance, gather_guidance
 from pathotune_pipeline.features.outcome import Outcome, count
 from pathotune_pipeline.features.plan import NO_GUIDANCE, ExtractSpec, Recipe, SlideJob, make_recipe
-from pathotune_pipeline.features.worker import outcome_of_record, process_slide
+from pathotune_pipeline.features.sharing import map_shared
+from pathotune_pipeline.features.worker import outcome_of_record
 from pathotune_pipeline.store.runs import RunLog
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -99,7 +102,8 @@ def plan_extract(
             plan.done.append(Outcome(item.slide_id, "failed", reason=redact(refusal, item.path, item.slide_id)))
             continue
         mpp = given_mpp(item, spec)
-        identity = cache.get(item.path)
+        state = state_of(item.path)
+        identity = cache.of_state(state)
         guided = guidance[item.slide_id]
         if identity is not None and not guided.problem:
             prints = recipe.fingerprints(identity, mpp, guided)
@@ -110,7 +114,7 @@ def plan_extract(
                 plan.done.append(outcome_of_record(store, recipe, item.slide_id, prints, identity))
                 continue
         plan.jobs.append(
-            SlideJob(item, mpp, recipe, store.root.absolute(), threads=1, identity=identity, guidance=guided)
+            SlideJob(item, mpp, recipe, store.address, threads=1, identity=identity, guidance=guided, state=state)
         )
     plan.jobs.sort(key=lambda job: -_size(job.item))
     return plan
@@ -132,7 +136,7 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
     """Do jobs on an executor; outcomes in the order in which they come. New content hashes go to the plan's cache."""
     threads = plan.recipe.spec.engine.threads or executor.threads_per_item()
     items = [replace(job, threads=threads) for job in jobs]
-    for result in executor.map(process_slide, items):
+    for result in map_shared(executor, items):
         item = items[result.index].item
         if result.error is not None:
             lost = isinstance(result.error, WorkerLostError)
@@ -141,7 +145,8 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
             continue
         outcome: Outcome = result.value
         if outcome.identity:
-            plan.cache.put(item.path, outcome.identity)
+            with contextlib.suppress(OSError):  # it costs a later run some reading
+                plan.cache.put(item.path, outcome.identity, state=items[result.index].state)
         yield outcome
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from pathotune_pipeline.archive.manifest import SlideItem
@@ -14,6 +13,7 @@ from pathotune_pipeline.provenance import fingerprint, short
 from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.spec import Spec, hashed_values, setting
 from pathotune_pipeline.store.layout import SetName, number, slug
+from pathotune_pipeline.store.leases import LeaseSpec
 from pathotune_pipeline.tiles.grid import REVISION as TILES_REVISION
 from pathotune_pipeline.tiles.grid import TileSpec
 from pathotune_pipeline.tiles.stain import REVISION as STAIN_REVISION
@@ -57,6 +57,7 @@ class ExtractSpec(Spec):
     slide: SlideSpec = SlideSpec()
     quality: QualitySpec = QualitySpec()
     engine: EngineSpec = EngineSpec()
+    leases: LeaseSpec = LeaseSpec()
 
     def recorded(self) -> dict[str, Any]:
         """Plain values for records. The folder of annotations may bear a name, so records say only that one was given."""
@@ -252,16 +253,18 @@ class SlideJob:
         item: the slide; its path does not show in the job's text form.
         mpp: um/px the user gave (manifest before override), or None.
         recipe: what to make.
-        store: the store's folder.
+        store: the store's address.
         threads: readers, and on a CPU encoders, to use.
         identity: the slide's content hash where it is known already.
+        state: of the slide's files when the run was planned (`archive.companions`); does not show either.
         guidance: its imported mask and annotations.
     """
 
     item: SlideItem
     mpp: float | None
     recipe: Recipe
-    store: Path
+    store: str
     threads: int
     identity: str | None = None
     guidance: Guidance = NO_GUIDANCE
+    state: str | None = field(default=None, repr=False)

@@ -123,7 +123,7 @@ def choose_set(
 
 def collect(store: FeatureStore, features_set: SetName | None) -> StoreView:
     """Read what is to be shown of one feature set; no pictures yet."""
-    view = StoreView(store.root.resolve().name)
+    view = StoreView(store.name)
     runs = read_runs(store.runs)
     view.runs = [run_row(run) for run in reversed(runs)]
     if features_set is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pathotune_pipeline.archive import content_hash, discover, read_manifest
-from pathotune_pipeline.archive.identity import companion_files
+from pathotune_pipeline.archive.companions import companion_files
 from pathotune_pipeline.slides.dicom_header import FIRST_BYTES, read_header
 from pathotune_pipeline.slides.open import open_slide
 
