@@ -112,7 +112,7 @@ def tell(result: Any, *, as_json: bool) -> int:
     if as_json:
         outcomes = [outcome.as_dict() for outcome in result.outcomes]
         print(json.dumps({"features": result.features, "run": result.run_id, "counts": counts, "outcomes": outcomes,
-                          "passed_over": result.passed_over}))  # fmt: skip
+                          "passed_over": result.passed_over, "removed": result.removed}))  # fmt: skip
     else:
         _print_summary(result, counts)
     return SOME_FAILED if counts["failed"] else OK
@@ -131,8 +131,16 @@ def _print_summary(result: Any, counts: dict[str, int]) -> None:
     for outcome in result.outcomes:
         if outcome.status != "committed":
             print(f"{outcome.status:<9} {outcome.slide_id}: {outcome.reason}")
+    if result.removed:
+        print_removed(result.removed)
     if result.passed_over:
         print_passed_over(result.passed_over)
+
+
+def print_removed(slides: Sequence[str], most: int = 5) -> None:
+    """A line that names the first slides that are no longer in the archive."""
+    shown = ", ".join(slides[:most]) + (", ..." if len(slides) > most else "")
+    print(f"removed   {len(slides)} in the store and no longer in the archive: {shown}")
 
 
 def print_passed_over(pairs: Sequence[tuple[str, str]], most: int = 5) -> None:

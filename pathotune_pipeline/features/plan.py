@@ -60,8 +60,11 @@ class ExtractSpec(Spec):
     leases: LeaseSpec = LeaseSpec()
 
     def recorded(self) -> dict[str, Any]:
-        """Plain values for records. The folder of annotations may bear a name, so records say only that one was given."""
-        plain = self.model_dump(mode="json")
+        """Plain values for records. The folder of annotations may bear a name, so records say only that one was given.
+
+        How runs share slides has no part in what is made, and is left out.
+        """
+        plain = self.model_dump(mode="json", exclude={"leases"})
         if self.regions.annotations is not None:
             plain["regions"]["annotations"] = "(given)"
         return plain

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pathotune_pipeline.provenance import machine, now, package_versions
+from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.files import parse_json, to_json
+from pathotune_pipeline.store.leases import Lease
 from pathotune_pipeline.store.place import Place, place_of
 
 
@@ -36,6 +38,7 @@ class RunLog:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.run_id = f"{stamp}-{secrets.token_hex(3)}"
         self._runs = place_of(runs)
+        self._lease: Lease | None = None
         self._record: dict[str, Any] = {
             "run_id": self.run_id,
             "verb": verb,
@@ -62,6 +65,20 @@ class RunLog:
 
     def finish(self, **facts: Any) -> None:
         self.note(finished=now(), **facts)
+
+    def keep_alive(self, lease: Lease | None) -> None:
+        """Hold a lease as long as the run goes on, so that others see that it lives."""
+        self._lease = lease
+
+    def close(self) -> None:
+        """Say that the run goes on no longer."""
+        if self._lease is not None:
+            self._lease.release()
+
+
+def run_lease(run_id: str) -> str:
+    """Name of the lease that a run holds as long as it goes on."""
+    return f"{layout.RUNS}/{run_id}"
 
 
 @dataclass(frozen=True, slots=True)
