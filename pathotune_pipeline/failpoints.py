@@ -19,6 +19,8 @@ NAMES = frozenset(
         "store.staged",
         "store.placed",
         "store.committed",
+        "gc.record",
+        "gc.group",
     }
 )
 _hits: Counter[str] = Counter()

@@ -34,6 +34,8 @@ VERBS = {
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
     "status": Verb("what a store holds and how its last runs went", "pathotune_pipeline.cli.status"),
+    "verify": Verb("whether a store is what its records say", "pathotune_pipeline.cli.verify"),
+    "gc": Verb("give a store's room back: sets no longer wanted, leftovers", "pathotune_pipeline.cli.gc"),
     "info": Verb("facts about slides: vendor, size, levels, mpp", "pathotune_pipeline.cli.info"),
     "doctor": Verb("whether this machine has what is needed", "pathotune_pipeline.cli.doctor"),
     "flow": Verb("the same work as Prefect flows", "pathotune_pipeline.cli.flow"),

@@ -63,7 +63,7 @@ class Place(Protocol):
         ...
 
     def size_of(self, folder: str) -> tuple[int, int]:
-        """Files in a folder with its folders, and their bytes."""
+        """Files in a folder with its folders, and their bytes; a file counts as one."""
         ...
 
     def changed_s(self, folder: str) -> float:
@@ -79,7 +79,7 @@ class Place(Protocol):
         """Whether a folder can be written aside and then given its name at once (`move`)."""
         ...
 
-    def move(self, folder: str, target: str) -> bool:
+    def move(self, folder: str, target: str, *, flush: bool = True) -> bool:
         """Flush a folder to disk and give it another name. False where something stands there already."""
         ...
 
@@ -156,8 +156,11 @@ class LocalPlace:
                     shutil.rmtree(path)  # says why
 
     def size_of(self, folder: str) -> tuple[int, int]:
+        path = self.path(folder)
+        if path.is_file():
+            return 1, path.stat().st_size
         count = size = 0
-        for here, _, names in os.walk(self.path(folder)):
+        for here, _, names in os.walk(path):
             count += len(names)
             size += sum((Path(here) / name).stat().st_size for name in names)
         return count, size
@@ -173,10 +176,11 @@ class LocalPlace:
     def renames(self) -> bool:
         return True
 
-    def move(self, folder: str, target: str) -> bool:
+    def move(self, folder: str, target: str, *, flush: bool = True) -> bool:
         source, goal = self.path(folder), self.path(target)
         with self.writing():
-            sync_tree(source)
+            if flush:
+                sync_tree(source)
             goal.parent.mkdir(parents=True, exist_ok=True)
             try:
                 source.rename(goal)

@@ -156,7 +156,7 @@ class StagedGroup:
 def remove_group(place: Place, target: str, staging: str) -> None:
     """Take a folder of data.zarr away: to readers at once, where the place can do that."""
     aside = f"{staging}/{uuid.uuid4().hex}" if place.renames else target
-    if aside == target or place.move(target, aside):
+    if aside == target or place.move(target, aside, flush=False):
         place.delete_tree(aside)
 
 
