@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of scans with the same case_id, block and stain keep the newest, or all [newest]",
     )
     add_settings(parser, EXTRACT_SECTIONS)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and what it would take; write nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
 
@@ -82,8 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = config.load(EXTRACT_SECTIONS, arguments.config, arguments.assignments, given(arguments))
     spec, execution = extract_spec(settings), settings["execution"]
     assert isinstance(execution, ExecutionSpec)
-    check_device(spec, execution)
     manifest, pseudonymiser = source(arguments)
+    if arguments.dry_run:
+        return dry_run(manifest, spec, FeatureStore(arguments.store), pseudonymiser, as_json=arguments.json)
+    check_device(spec, execution)
     bar = tqdm(desc="slides", unit="slide", disable=None if not arguments.json else True, file=sys.stderr)
 
     def on_plan(plan: ExtractPlan) -> None:
@@ -102,6 +107,53 @@ def run(arguments: argparse.Namespace) -> int:
             pseudonymiser=pseudonymiser, on_plan=on_plan, on_outcome=on_outcome,
         )  # fmt: skip
     return tell(result, as_json=arguments.json)
+
+
+def dry_run(
+    manifest: Manifest, spec: ExtractSpec, store: Any, pseudonymiser: Pseudonymiser | None, *, as_json: bool
+) -> int:
+    """Print what an extraction would take."""
+    from pathotune_pipeline.cli.main import OK
+    from pathotune_pipeline.features.estimate import estimate
+    from pathotune_pipeline.features.extract import plan_extract
+
+    plan = plan_extract(manifest, spec, store, pseudonymiser=pseudonymiser, only_look=True)
+    found = estimate(plan, store)
+    if as_json:
+        print(
+            json.dumps(
+                {"features": str(plan.recipe.features_set), "removed": plan.removed, **found.as_dict()}, indent=1
+            )
+        )
+        return OK
+    print(f"features  {str(plan.recipe.features_set).removeprefix('features-')}")
+    print(
+        f"slides    {found.slides}: {found.to_do} to do, {found.in_store} in the store already"
+        + (f", {found.refused} refused by the audit" if found.refused else "")
+    )
+    guess = f"{found.coverage:.0%} of a slide's area, " + (
+        f"as in {found.coverage_from} slides of this store"
+        if found.coverage_from
+        else "an assumption: the store is new"
+    )
+    exact = found.known_tiles == found.tiles
+    print(
+        f"tiles     {found.tiles}"
+        if exact
+        else f"tiles     about {found.tiles} ({found.known_tiles} known; the rest {guess})"
+    )
+    if found.hours is not None:
+        print(f"time      about {found.hours:.2f} h at {found.tiles_per_s:.0f} tiles/s, as in run {found.rate_from[0]}")
+    elif found.to_do:
+        print("time      not known: no run of this store made such features yet. Extract a few slides first.")
+    print(f"reads     {found.read_gb:.3f} GB of slides")
+    print(f"store     about {found.store_gb:.3f} GB in {found.store_files} files more")
+    if found.unopened:
+        print(f"unopened  {found.unopened} of the slides looked at cannot be opened; `pathotune audit` says why")
+    if plan.removed:
+        print_removed(plan.removed)
+    print("dry run   nothing was written")
+    return OK
 
 
 def tell(result: Any, *, as_json: bool) -> int:

@@ -295,6 +295,10 @@ def end_run(
 ) -> ExtractResult:
     """Reconcile, close the run's record, and sum up."""
     settled = reconcile(plan, outcomes, store)
-    log.finish(counts=count(settled), failures={o.slide_id: o.reason for o in settled if o.status == "failed"})
+    new = [outcome for outcome in settled if outcome.new and outcome.status != "failed"]
+    work = {"slides": len(new), "tiles": sum(outcome.tiles for outcome in new), "seconds": round(log.seconds(), 3)}
+    log.finish(
+        counts=count(settled), work=work, failures={o.slide_id: o.reason for o in settled if o.status == "failed"}
+    )
     name = str(plan.recipe.features_set).removeprefix("features-")
     return ExtractResult(name, settled, log.run_id, list(manifest.passed_over), plan.removed)

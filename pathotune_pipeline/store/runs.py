@@ -39,6 +39,7 @@ class RunLog:
         self.run_id = f"{stamp}-{secrets.token_hex(3)}"
         self._runs = place_of(runs)
         self._lease: Lease | None = None
+        self._began = time.monotonic()
         self._record: dict[str, Any] = {
             "run_id": self.run_id,
             "verb": verb,
@@ -65,6 +66,10 @@ class RunLog:
 
     def finish(self, **facts: Any) -> None:
         self.note(finished=now(), **facts)
+
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._began
 
     def keep_alive(self, lease: Lease | None) -> None:
         """Hold a lease as long as the run goes on, so that others see that it lives."""
