@@ -36,12 +36,13 @@ _HOMES = {
     "quality": "tissue.quality:QualitySpec",
     "engine": "features.plan:EngineSpec",
     "leases": "store.leases:LeaseSpec",
+    "staging": "features.plan:StagingSpec",
     "execution": "execution.executor:ExecutionSpec",
     "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
 }
 SECTIONS = tuple(_HOMES)
-EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases")
+EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")
 """The sections that make up an ExtractSpec."""
 
 

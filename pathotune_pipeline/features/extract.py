@@ -20,6 +20,7 @@ from pathotune_pipeline.features.plan import NO_GUIDANCE, ExtractSpec, Recipe, S
 from pathotune_pipeline.features.sharing import map_shared
 from pathotune_pipeline.features.worker import outcome_of_record
 from pathotune_pipeline.store.leases import take_lease
+from pathotune_pipeline.store.owner import owner_name
 from pathotune_pipeline.store.runs import RunLog, run_lease
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -170,7 +171,7 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
     if plan.stopped is not None:
         raise plan.stopped
     threads = plan.recipe.spec.engine.threads or executor.threads_per_item()
-    items = [replace(job, threads=threads) for job in jobs]
+    items = [replace(job, threads=threads, planner=owner_name()) for job in jobs]
     for result in map_shared(executor, items):
         item = items[result.index].item
         if result.error is not None:

@@ -47,6 +47,22 @@ class EngineSpec(Spec):
     )
 
 
+class StagingSpec(Spec):
+    """Copies of slides on a fast disk, ahead of reading."""
+
+    stage: str | None = setting(
+        None,
+        "Folder on a fast disk of each worker's machine to copy slides to ahead of reading; empty: read where they lie.",
+        hashed=False,
+    )
+    stage_budget: str = setting(
+        "200GB",
+        "Most that copies may take on one machine, in MB, GB or TB.",
+        hashed=False,
+        pattern=r"^\d+(\.\d+)?(MB|GB|TB|mb|gb|tb)$",
+    )
+
+
 class ExtractSpec(Spec):
     """Everything that an extraction is told, besides where its slides and its store are."""
 
@@ -58,13 +74,14 @@ class ExtractSpec(Spec):
     quality: QualitySpec = QualitySpec()
     engine: EngineSpec = EngineSpec()
     leases: LeaseSpec = LeaseSpec()
+    staging: StagingSpec = StagingSpec()
 
     def recorded(self) -> dict[str, Any]:
         """Plain values for records. The folder of annotations may bear a name, so records say only that one was given.
 
-        How runs share slides has no part in what is made, and is left out.
+        How runs share slides and where copies lie has no part in what is made, and is left out.
         """
-        plain = self.model_dump(mode="json", exclude={"leases"})
+        plain = self.model_dump(mode="json", exclude={"leases", "staging"})
         if self.regions.annotations is not None:
             plain["regions"]["annotations"] = "(given)"
         return plain
@@ -259,6 +276,7 @@ class SlideJob:
         store: the store's address.
         threads: readers, and on a CPU encoders, to use.
         identity: the slide's content hash where it is known already.
+        planner: the process that planned the run (`store.owner`).
         state: of the slide's files when the run was planned (`archive.companions`); does not show either.
         guidance: its imported mask and annotations.
     """
@@ -270,4 +288,5 @@ class SlideJob:
     threads: int
     identity: str | None = None
     guidance: Guidance = NO_GUIDANCE
+    planner: str = ""
     state: str | None = field(default=None, repr=False)

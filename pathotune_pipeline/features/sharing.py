@@ -16,6 +16,7 @@ from pathotune_pipeline.errors import StoreUnwritableError
 from pathotune_pipeline.execution.executor import Executor, Result
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import SlideJob
+from pathotune_pipeline.features.staging import Prefetcher, staged
 from pathotune_pipeline.features.worker import process_slide
 from pathotune_pipeline.store.leases import LeaseWatch, take_lease
 from pathotune_pipeline.store.store import FeatureStore
@@ -45,8 +46,8 @@ def process_leased(job: SlideJob) -> Outcome | HeldElsewhere:
     lease = take_lease(FeatureStore(job.store).place, lease_of(job), job.recipe.spec.leases.lease_s)
     if lease is None:
         return HeldElsewhere(lease_of(job))
-    with lease:
-        return process_slide(job)
+    with lease, staged(job) as ready:
+        return process_slide(ready)
 
 
 def map_shared(executor: Executor, jobs: Sequence[SlideJob]) -> Iterator[Result]:
@@ -57,23 +58,31 @@ def map_shared(executor: Executor, jobs: Sequence[SlideJob]) -> Iterator[Result]
 
     Raises:
         StoreUnwritableError: the store is full, read-only or forbidden; what has not begun is left.
+        UsageError: the folder for copies cannot be written.
     """
     if not jobs:
         return
     first = jobs[0]
     watch = LeaseWatch(FeatureStore(first.store).place, lease_s=first.recipe.spec.leases.lease_s)
+    ahead = Prefetcher(jobs) if first.recipe.spec.staging.stage is not None and executor.here else None
     ready, held = list(range(len(jobs))), []
-    while ready:
-        for result in executor.map(process_leased, [jobs[index] for index in ready]):
-            index = ready[result.index]
-            if isinstance(result.error, StoreUnwritableError):
-                raise result.error
-            if isinstance(result.value, HeldElsewhere):
-                watch.state(result.value.lease)  # its time runs from here
-                held.append(index)
-            else:
-                yield replace(result, index=index)
-        ready, held = _wait(watch, jobs, held)
+    try:
+        while ready:
+            for result in executor.map(process_leased, [jobs[index] for index in ready]):
+                index = ready[result.index]
+                if ahead is not None:
+                    ahead.done(jobs[index])
+                if isinstance(result.error, StoreUnwritableError):
+                    raise result.error
+                if isinstance(result.value, HeldElsewhere):
+                    watch.state(result.value.lease)  # its time runs from here
+                    held.append(index)
+                else:
+                    yield replace(result, index=index)
+            ready, held = _wait(watch, jobs, held)
+    finally:
+        if ahead is not None:
+            ahead.close()
 
 
 def _wait(watch: LeaseWatch, jobs: Sequence[SlideJob], held: list[int]) -> tuple[list[int], list[int]]:
