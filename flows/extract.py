@@ -52,7 +52,7 @@ def extract_flow(
     listed = listed.pseudonymised(key) if key else listed
     spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
     execution = ExecutionSpec.parse(tree["execution"].model_dump())
-    result = run_extract(listed, spec, FeatureStore(Path(store)), execution, key)
+    result = run_extract(listed, spec, FeatureStore(store), execution, key)
     create_markdown_artifact(key="extract-summary", markdown=summary(result), description="What became of every slide")
     return {
         "features": result.features,

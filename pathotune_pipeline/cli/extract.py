@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
-from pathotune_pipeline.cli.flags import add_settings, given
+from pathotune_pipeline.cli.flags import add_settings, given, store_address
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.spec import Spec
@@ -38,7 +38,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="table with a path or slide_id column; case_id, mpp, ... where known; `pathotune audit` writes one",
     )
     where.add_argument(
-        "--store", type=Path, metavar="STORE", required=True, help="the store's folder; made if it is new"
+        "--store", type=store_address, metavar="STORE", required=True, help="the store's folder; made if it is new"
     )
     where.add_argument(
         "--pseudonymise", type=Path, metavar="KEYFILE", help="replace slide and case ids by keyed hashes"

@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 
+from pathotune_pipeline.cli.flags import store_address
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", required=True, metavar="STORE", help="the store's folder")
+    parser.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     parser.add_argument(
         "--keep", nargs="+", action="extend", metavar="SET", help="features to keep; all other sets are deleted"
     )

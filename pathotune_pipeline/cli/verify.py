@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 
+from pathotune_pipeline.cli.flags import store_address
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", required=True, metavar="STORE", help="the store's folder")
+    parser.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     parser.add_argument(
         "--features", nargs="+", metavar="SET", help="only these sets and what they were made from; else everything"
     )

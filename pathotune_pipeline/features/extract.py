@@ -115,6 +115,7 @@ def plan_extract(
     encoder = create_encoder(spec.encoder)
     recipe = make_recipe(spec, encoder.card, encoder.recipe())
     cache = IdentityCache(store.identity_file, pseudonymiser)
+    store.remember(recipe.features_set)
     committed = store.committed(recipe.features_set)
     commits = Counter(key for key, _ in committed)
     guidance = gather_guidance(manifest.items, spec.regions, store, cache)

@@ -248,7 +248,7 @@ class _SlideWork:
             facts = {"tiles": len(grid.coords), "reason": reason, "illumination": light, "geometry": grid_facts(grid)}
             remarks = flags(mask.quality, self.recipe.spec.quality) if mask.quality else []
             facts |= {**region_facts, "flags": remarks}
-            attributes = {**facts, "tissue": self._group(self._tissue_set, prints.tissue)}
+            attributes = {**facts, "tissue": self.store.group_of(self._tissue_set, self.key, prints.tissue)}
             arrays |= more
             self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
         failpoint("tiles.committed")
@@ -316,9 +316,6 @@ class _SlideWork:
 
     # --- records ---------------------------------------------------------------------------------------------------
 
-    def _group(self, set_name: SetName, fingerprint: str) -> str:
-        return f"{self.key}/{set_name.group(fingerprint[:12])}"
-
     def _commit(
         self,
         set_name: SetName,
@@ -341,7 +338,6 @@ class _SlideWork:
             "slide_id": self.slide_id,
             "set": str(set_name),
             "fingerprint": fingerprint,
-            "group": self._group(set_name, fingerprint),
             "identity": self.identity,
         }
         if self.job.item.case_id:
@@ -355,8 +351,8 @@ class _SlideWork:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         head = {
             **self._head(set_name, prints.features),
-            "tiles_group": self._group(self.recipe.tiles_set, prints.tiles),
-            "tissue_group": self._group(self._tissue_set, prints.tissue),
+            "tiles_group": self.store.group_of(self.recipe.tiles_set, self.key, prints.tiles),
+            "tissue_group": self.store.group_of(self._tissue_set, self.key, prints.tissue),
             "tiles_fingerprint": prints.tiles,
             "tissue_fingerprint": prints.tissue,
             "flags": self.store.record(self.recipe.tiles_set, self.key, prints.tiles).facts.get("flags", []),

@@ -96,9 +96,10 @@ def _read_set(store: FeatureStore, set_name: SetName, contents: Contents) -> Non
     for name in sorted(names):
         if not name.startswith(".") and not name.endswith(".json"):
             contents.broken[f"{folder}/{name}"] = "is no record. Move it elsewhere."
-    for key, short in sorted(store.committed(set_name)):
-        where = record_name(set_name, key, short)
-        facts = parse_json(store.place.read(where))
+    pairs = {record_name(set_name, key, short): (key, short) for key, short in store.committed(set_name)}
+    read = store.place.read_many(pairs)
+    for where, (key, short) in sorted(pairs.items()):
+        facts = parse_json(read.get(where))
         if not isinstance(facts, dict) or not {*_NEEDED} <= facts.keys():
             contents.broken[where] = "is no whole record. Delete it and extract again."
             continue

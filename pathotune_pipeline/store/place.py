@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,10 @@ class Place(Protocol):
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None where it is absent."""
+        ...
+
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of those files that are there, by name; over a network asked for at once."""
         ...
 
     def exists(self, name: str) -> bool: ...
@@ -110,6 +115,9 @@ class LocalPlace:
             return self.path(name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        return {name: data for name in names if (data := self.read(name)) is not None}
 
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
@@ -211,7 +219,19 @@ class StoredFile:
 
 
 def place_of(where: Place | Path | str) -> Place:
-    """The place that a path or address names."""
+    """The place that a path or address names: a folder, file:///folder, or s3://bucket/prefix and the like.
+
+    Raises:
+        UsageError: nothing is known of such an address.
+        MissingExtraError: the library for it is not installed.
+    """
     if isinstance(where, Path):
         return LocalPlace(where)
-    return LocalPlace(Path(where)) if isinstance(where, str) else where
+    if not isinstance(where, str):
+        return where
+    protocol, parted, rest = where.partition("://")
+    if not parted or protocol == "file":
+        return LocalPlace(Path(rest if parted else where))
+    from pathotune_pipeline.store.objects import ObjectPlace
+
+    return ObjectPlace(where)

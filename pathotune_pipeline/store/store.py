@@ -58,6 +58,7 @@ class FeatureStore:
     def __init__(self, where: Path | str | Place) -> None:
         self.place = place_of(where)
         self.staging = f"{layout.STAGING}/{owner_name()}"
+        self._remembered: dict[str, bytes] = {}
 
     @property
     def address(self) -> str:
@@ -237,10 +238,27 @@ class FeatureStore:
         Raises:
             NotCommittedError: there is none.
         """
-        facts = parse_json(self.place.read(record_name(set_name, slide_key, fingerprint[:12])))
+        name = record_name(set_name, slide_key, fingerprint[:12])
+        facts = parse_json(self._remembered.get(name) or self.place.read(name))
         if not isinstance(facts, dict):
             raise NotCommittedError(f"{slide_key}: nothing is committed under {set_name} and {fingerprint[:12]}.")
         return CommitRecord(facts["slide_id"], set_name, facts["fingerprint"], facts["group"], facts)
+
+    def remember(self, set_name: SetName) -> None:
+        """Read a set's records at once, where each reading would go over a network; they are asked for from memory then."""
+        if not isinstance(self.place, LocalPlace):
+            names = (record_name(set_name, key, short) for key, short in self.committed(set_name))
+            self._remembered |= self.place.read_many(names)
+
+    def group_of(self, set_name: SetName, slide_key: str, fingerprint: str) -> str:
+        """Path of a committed group below data.zarr.
+
+        Raises:
+            NotCommittedError: there is none.
+        """
+        if self.place.renames:
+            return f"{slide_key}/{set_name.group(fingerprint[:12])}"
+        return self.record(set_name, slide_key, fingerprint).group
 
     def renew(self, set_name: SetName, slide_key: str, fingerprint: str) -> bool:
         """Make a commit its slide's newest, so that readers take what was asked for last.
@@ -255,11 +273,14 @@ class FeatureStore:
         if newest < facts["committed_ns"]:
             return False
         facts["committed_ns"] = max(time.time_ns(), newest + 1)
-        self.place.replace(record_name(set_name, slide_key, short), to_json(facts))
+        name = record_name(set_name, slide_key, short)
+        self._remembered.pop(name, None)
+        self.place.replace(name, to_json(facts))
         return True
 
     def records(self, set_name: SetName) -> dict[str, CommitRecord]:
         """The newest commit of each slide in a set, by slide id, in the order of the ids."""
+        self.remember(set_name)
         newest: dict[str, CommitRecord] = {}
         for key, short in self.committed(set_name):
             record = self.record(set_name, key, short)

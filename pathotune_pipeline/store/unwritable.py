@@ -34,9 +34,10 @@ def writing(address: str, *, only: frozenset[int] = frozenset(ADVICE)) -> Iterat
     except StoreUnwritableError:
         raise
     except OSError as error:
-        if error.errno not in only:
+        number = errno.EACCES if isinstance(error, PermissionError) and error.errno is None else error.errno
+        if number not in only:
             raise
-        raise unwritable(address, error.errno or 0) from error
+        raise unwritable(address, number or 0) from error
 
 
 def unwritable(address: str, number: int) -> StoreUnwritableError:

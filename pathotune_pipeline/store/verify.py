@@ -166,5 +166,5 @@ def _scan(array: zarr.Array) -> tuple[str, int, np.ndarray]:
         flat = part.reshape(len(part), -1)
         if part.dtype.kind == "f":
             not_finite += int((~np.isfinite(flat)).any(axis=1).sum())
-            zero.append(~flat.any(axis=1))
+            zero.append(np.asarray(~flat.any(axis=1)))
     return digest.hexdigest(), not_finite, np.concatenate(zero)
