@@ -47,7 +47,7 @@ def crossval_flow(
         Scores with intervals, and notes.
     """
     spec = CrossvalSpec.parse(config.check(("crossval",), settings or {})["crossval"].model_dump())
-    study = Study(Path(store), features, Path(labels), target, Path(out), overwrite)
+    study = Study(store, features, Path(labels), target, Path(out), overwrite)
     told = crossval_task(study, spec)
     lines = [
         f"# {spec.head} on `{features}`, target `{target}`",

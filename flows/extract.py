@@ -17,7 +17,7 @@ from pathotune_pipeline.archive.identity import Pseudonymiser
 from pathotune_pipeline.archive.listing import Rescans
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-from pathotune_pipeline.features.extract import ExtractResult, begin_run, check_device, end_run, plan_extract
+from pathotune_pipeline.features.extract import ExtractResult, check_device, end_run, plan_extract, recorded_run
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.store.store import FeatureStore
@@ -55,7 +55,7 @@ def extract_flow(
     listed = listed.pseudonymised(key) if key else listed
     spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
     execution = ExecutionSpec.parse(tree["execution"].model_dump())
-    result = run_extract(listed, spec, FeatureStore(Path(store)), execution, key)
+    result = run_extract(listed, spec, FeatureStore(store), execution, key)
     create_markdown_artifact(key="extract-summary", markdown=summary(result), description="What became of every slide")
     return {
         "features": result.features,
@@ -63,6 +63,7 @@ def extract_flow(
         "counts": result.counts(),
         "outcomes": [outcome.as_dict() for outcome in result.outcomes],
         "passed_over": result.passed_over,
+        "removed": result.removed,
     }
 
 
@@ -73,16 +74,19 @@ def run_extract(
     logger = get_run_logger()
     check_device(spec, execution)
     plan = plan_extract(manifest, spec, store, pseudonymiser=key)
-    log = begin_run(store, manifest, plan)
-    logger.info("%d slides: %d to do, %d in the store already", len(manifest), len(plan.jobs), len(plan.done))
     outcomes: list[Outcome] = []
-    if plan.jobs:
-        with create_executor(execution) as executor:
-            work = batches(plan, executor, log)
-            _run_tasks(work, one_by_one=execution.executor == "serial")
-            outcomes = [outcome for batch in work for outcome in batch.outcomes.values()]
-    plan.cache.save()
-    result = end_run(store, manifest, plan, log, outcomes)
+    with recorded_run(store, manifest, plan) as log:
+        logger.info("%d slides: %d to do, %d in the store already", len(manifest), len(plan.jobs), len(plan.done))
+        if plan.removed:
+            logger.warning("%d slides are in the store and no longer in the archive", len(plan.removed))
+        if plan.jobs:
+            with create_executor(execution) as executor:
+                work = batches(plan, executor, log)
+                _run_tasks(work, one_by_one=execution.executor == "serial")
+                outcomes = [outcome for batch in work for outcome in batch.outcomes.values()]
+        if plan.stopped is not None:
+            raise plan.stopped
+        result = end_run(store, manifest, plan, log, outcomes)
     for outcome in result.outcomes:
         if outcome.status == "failed":
             logger.warning("%s failed: %s", outcome.slide_id, outcome.reason)

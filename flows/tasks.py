@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 import flows.environment  # noqa: F401 - before Prefect
+from pathotune_pipeline.errors import StoreUnwritableError
 from pathotune_pipeline.features.extract import ExtractPlan, run_jobs
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import SlideJob
@@ -47,9 +48,13 @@ class Batch:
 
     def run(self) -> list[Outcome]:
         """Do what is missing; the outcomes whose failure may pass."""
-        for outcome in run_jobs(self.plan, self.missing(), self.executor):
-            self.outcomes[outcome.slide_id] = outcome
-            self.log.outcome(outcome.as_dict())
+        try:
+            for outcome in run_jobs(self.plan, self.missing(), self.executor):
+                self.outcomes[outcome.slide_id] = outcome
+                self.log.outcome(outcome.as_dict())
+        except StoreUnwritableError as error:
+            self.plan.stopped = error  # no batch begins after this, none is tried again, and the flow fails with it
+            return []
         return [outcome for outcome in self.outcomes.values() if outcome.transient]
 
 

@@ -35,13 +35,15 @@ _HOMES = {
     "slide": "slides.slide:SlideSpec",
     "quality": "tissue.quality:QualitySpec",
     "engine": "features.plan:EngineSpec",
+    "leases": "store.leases:LeaseSpec",
+    "staging": "features.plan:StagingSpec",
     "execution": "execution.executor:ExecutionSpec",
     "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
     "import": "exchange.geometry:ImportSpec",
 }
 SECTIONS = tuple(_HOMES)
-EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine")
+EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")
 """The sections that make up an ExtractSpec."""
 
 

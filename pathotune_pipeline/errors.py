@@ -8,12 +8,14 @@ PathotuneError
 ├── SlideError                          one slide cannot be used: it fails alone, exit code 3
 │   ├── SlideNotFoundError (FileNotFoundError)
 │   ├── UnreadableSlideError            no reader can open it, or its pixels are damaged
+│   ├── SlideChangedError               its file was changed while it was read
 │   ├── TileReadError                   one region cannot be read; the slide may go on
 │   ├── AnnotationError                 its annotation or mask file is absent, unreadable or of another slide
 │   ├── ForeignFileError                another tool's file of its features is damaged, incomplete or contradicts itself
 │   └── ScaleError (ValueError)         mpp missing, implausible, anisotropic, or too coarse for the target
 ├── StoreError
 │   ├── NotCommittedError (LookupError) asked for something that is not committed
+│   ├── StoreUnwritableError (OSError)  the store's disk is full, read-only or forbidden: the run stops
 │   └── CorruptDataError                what lies in the store is not what was committed
 ├── WeightsError                        an encoder's weights are absent, gated or do not fit
 ├── OutputExistsError                   something else lies where a file is to be written
@@ -58,6 +60,10 @@ class UnreadableSlideError(SlideError):
     """No reader can open the slide, or its pixels are damaged."""
 
 
+class SlideChangedError(SlideError):
+    """A slide's file changed while it was read; what was made of it is thrown away."""
+
+
 class TileReadError(SlideError):
     """One region of a slide cannot be read."""
 
@@ -80,6 +86,15 @@ class StoreError(PathotuneError):
 
 class NotCommittedError(StoreError, LookupError):
     """What was asked for is not committed in this store."""
+
+
+class StoreUnwritableError(StoreError, OSError):
+    """The store cannot be written: full, read-only or forbidden. Every slide would meet it, so the run stops."""
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        if number is not None:
+            self.errno = number
 
 
 class CorruptDataError(StoreError):

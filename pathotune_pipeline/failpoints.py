@@ -1,4 +1,4 @@
-"""Named places at which a test may kill the process: `PATHOTUNE_FAILPOINT=name` or `name:nth`.
+"""Named places at which a test may kill or stop the process: `PATHOTUNE_FAILPOINT=name`, `name:nth` or `name:nth:stop`.
 
 A crash test that says where it crashes is repeatable. Without the variable a failpoint costs one look-up.
 """
@@ -19,19 +19,22 @@ NAMES = frozenset(
         "store.staged",
         "store.placed",
         "store.committed",
+        "gc.record",
+        "gc.group",
     }
 )
 _hits: Counter[str] = Counter()
 
 
 def failpoint(name: str) -> None:
-    """Kill this process, as SIGKILL does, when the environment names this place and its turn has come."""
+    """Kill (or stop) this process, as SIGKILL (SIGSTOP) does, when the environment names this place and its turn has come."""
     wanted = os.environ.get(VARIABLE)
     if not wanted:
         return
-    place, _, turn = wanted.partition(":")
+    place, _, rest = wanted.partition(":")
+    turn, _, how = rest.partition(":")
     if place != name:
         return
     _hits[name] += 1
     if _hits[name] == int(turn or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)

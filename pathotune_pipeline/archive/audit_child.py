@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pathotune_pipeline.archive.identity import companion_files, content_hash, redact
+from pathotune_pipeline.archive.companions import companion_files
+from pathotune_pipeline.archive.identity import content_hash, redact
 from pathotune_pipeline.errors import PathotuneError, ScaleError, TileReadError
 from pathotune_pipeline.slides.illumination import glance, illumination_of
 from pathotune_pipeline.slides.open import USER_SOURCES, check_scale, open_slide

@@ -12,17 +12,21 @@ import hmac
 import json
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 from urllib.parse import quote, unquote
 
-from pathotune_pipeline.archive.series import series_of
+from pathotune_pipeline.archive.companions import companion_files, state_of
 from pathotune_pipeline.errors import SlideNotFoundError, UsageError
 
 MAX_KEY = 180
 """Longest name of a slide's group or record in bytes; a longer id is cut and completed by its hash."""
 MIN_KEY_BYTES = 16
+SAVE_EVERY_S = 30.0
+"""How often the cache of content hashes is saved while it grows."""
 
 
 def encode_id(text: str) -> str:
@@ -84,23 +88,7 @@ class Pseudonymiser:
         return self._digest("cache", text)
 
     def _digest(self, kind: str, text: str) -> str:
-        return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:24]
-
-
-def companion_files(path: Path) -> list[Path]:
-    """Every file that belongs to the slide, itself first.
-
-    MIRAX keeps its data in a folder of the same stem; Hamamatsu VMS/VMU beside the index file; a DICOM series as
-    several files of one folder.
-    """
-    suffix = path.suffix.lower()
-    if suffix == ".mrxs":
-        folder = path.with_suffix("")
-        return [path, *sorted(file for file in folder.rglob("*") if file.is_file())]
-    if suffix in {".vms", ".vmu"}:
-        return [path, *sorted(file for file in path.parent.iterdir() if file.is_file() and file != path)]
-    series = series_of(path)
-    return [path, *(file for file in series.files if file != path)] if series else [path]
+        return hmac.new(self._key, f"{kind}\0{text}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:24]
 
 
 def content_hash(path: Path) -> str:
@@ -117,7 +105,7 @@ def content_hash(path: Path) -> str:
         lines = sorted(f"{_hash_file(file)}  {file.relative_to(path.parent).as_posix()}\n" for file in files)
     except FileNotFoundError:
         raise SlideNotFoundError("the file is not there. Check the path, and that the archive is mounted.") from None
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _hash_file(path: Path) -> str:
@@ -125,54 +113,94 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class BytesFile(Protocol):
+    """A file that is read and replaced whole; `read` gives None where it is absent."""
+
+    def read(self) -> bytes | None: ...
+
+    def replace(self, data: bytes) -> None: ...
+
+
+class _PathFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except OSError:
+            return None
+
+    def replace(self, data: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(self._path)
+
+
 class IdentityCache:
     """Content hashes by path, size and time of change, so that a nightly look at the archive reads no pixels.
 
-    The file holds hashes of paths, never paths. Losing it costs reading the files once more.
+    The file holds hashes of paths, never paths. Losing it costs reading the slides once more; it is saved twice a
+    minute, so that a killed run costs little of that.
     """
 
-    def __init__(self, file: Path, pseudonymiser: Pseudonymiser | None = None) -> None:
-        self._file = file
+    def __init__(self, file: Path | BytesFile, pseudonymiser: Pseudonymiser | None = None) -> None:
+        self._file: BytesFile = _PathFile(file) if isinstance(file, Path) else file
         self._pseudonymiser = pseudonymiser
         self._known = self._load()
         self._new: dict[str, str] = {}
+        self._saved = time.monotonic()
 
     def _load(self) -> dict[str, str]:
         try:
-            loaded = json.loads(self._file.read_text())
-        except (OSError, ValueError):
+            loaded = json.loads(self._file.read() or b"{}")
+        except ValueError:
             return {}
         return loaded if isinstance(loaded, dict) else {}
 
-    def _key(self, path: Path) -> str | None:
-        try:
-            parts = [(str(file.absolute()), file.stat()) for file in companion_files(path)]
-        except OSError:
-            return None
-        text = "\n".join(f"{name}|{stat.st_size}|{stat.st_mtime_ns}" for name, stat in parts)
+    def _key(self, state: str) -> str:
         if self._pseudonymiser:
-            return self._pseudonymiser.cache_key(text)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+            return self._pseudonymiser.cache_key(state)
+        return hashlib.sha256(state.encode(errors="surrogateescape")).hexdigest()[:32]
 
     def get(self, path: Path) -> str | None:
         """The known content hash of this path as it is now, or None."""
-        key = self._key(path)
-        return None if key is None else self._known.get(key, self._new.get(key))
+        return self.of_state(state_of(path))
 
-    def put(self, path: Path, identity: str) -> None:
-        key = self._key(path)
-        if key is not None:
-            self._new[key] = identity
+    def of_state(self, state: str | None) -> str | None:
+        """The known content hash of files in this state (`companions.state_of`), or None."""
+        if state is None:
+            return None
+        key = self._key(state)
+        return self._known.get(key, self._new.get(key))
+
+    def put(self, path: Path, identity: str, *, state: str | None = None) -> None:
+        """Enter a content hash.
+
+        Args:
+            path: the slide.
+            identity: its content hash.
+            state: of its files before they were hashed; where they are in another one now, nothing is entered.
+        """
+        found = state_of(path)
+        if found is None or state not in (None, found):
+            return
+        self._new[self._key(found)] = identity
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self.save()
 
     def save(self) -> None:
-        """Merge what is new into the file, replacing it whole."""
+        """Merge what is new into the file, replacing it whole.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._saved = time.monotonic()
         if not self._new:
             return
         merged = {**self._load(), **self._new}
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(merged))
-        temporary.replace(self._file)
+        self._file.replace(json.dumps(merged).encode())
         self._known, self._new = merged, {}
 
 

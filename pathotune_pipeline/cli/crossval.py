@@ -15,13 +15,13 @@ from typing import Any
 from tqdm import tqdm
 
 from pathotune_pipeline import config
-from pathotune_pipeline.cli.flags import add_settings, given
+from pathotune_pipeline.cli.flags import add_settings, given, store_address
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
     """The flags that name a study."""
     where = parser.add_argument_group("where")
-    where.add_argument("--store", type=Path, required=True, metavar="STORE", help="the store's folder")
+    where.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     where.add_argument("--features", required=True, metavar="NAME", help="a feature set, or the beginning of its name")
     where.add_argument("--labels", type=Path, required=True, metavar="CSV", help="table of slides, patients and labels")
     where.add_argument("--target", required=True, metavar="COLUMN", help="the table's column that holds the class")

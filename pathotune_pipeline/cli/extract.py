@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
-from pathotune_pipeline.cli.flags import add_settings, given
+from pathotune_pipeline.cli.flags import add_settings, given, store_address
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.spec import Spec
@@ -38,7 +38,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="table with a path or slide_id column; case_id, mpp, ... where known; `pathotune audit` writes one",
     )
     where.add_argument(
-        "--store", type=Path, metavar="STORE", required=True, help="the store's folder; made if it is new"
+        "--store", type=store_address, metavar="STORE", required=True, help="the store's folder; made if it is new"
     )
     where.add_argument(
         "--pseudonymise", type=Path, metavar="KEYFILE", help="replace slide and case ids by keyed hashes"
@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_rescans(parser)
     add_settings(parser, EXTRACT_SECTIONS)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and what it would take; write nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
 
@@ -87,8 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = config.load(EXTRACT_SECTIONS, arguments.config, arguments.assignments, given(arguments))
     spec, execution = extract_spec(settings), settings["execution"]
     assert isinstance(execution, ExecutionSpec)
-    check_device(spec, execution)
     manifest, pseudonymiser = source(arguments)
+    if arguments.dry_run:
+        return dry_run(manifest, spec, FeatureStore(arguments.store), pseudonymiser, as_json=arguments.json)
+    check_device(spec, execution)
     bar = tqdm(desc="slides", unit="slide", disable=None if not arguments.json else True, file=sys.stderr)
 
     def on_plan(plan: ExtractPlan) -> None:
@@ -109,6 +114,53 @@ def run(arguments: argparse.Namespace) -> int:
     return tell(result, as_json=arguments.json)
 
 
+def dry_run(
+    manifest: Manifest, spec: ExtractSpec, store: Any, pseudonymiser: Pseudonymiser | None, *, as_json: bool
+) -> int:
+    """Print what an extraction would take."""
+    from pathotune_pipeline.cli.main import OK
+    from pathotune_pipeline.features.estimate import estimate
+    from pathotune_pipeline.features.extract import plan_extract
+
+    plan = plan_extract(manifest, spec, store, pseudonymiser=pseudonymiser, only_look=True)
+    found = estimate(plan, store)
+    if as_json:
+        print(
+            json.dumps(
+                {"features": str(plan.recipe.features_set), "removed": plan.removed, **found.as_dict()}, indent=1
+            )
+        )
+        return OK
+    print(f"features  {str(plan.recipe.features_set).removeprefix('features-')}")
+    print(
+        f"slides    {found.slides}: {found.to_do} to do, {found.in_store} in the store already"
+        + (f", {found.refused} refused by the audit" if found.refused else "")
+    )
+    guess = f"{found.coverage:.0%} of a slide's area, " + (
+        f"as in {found.coverage_from} slides of this store"
+        if found.coverage_from
+        else "an assumption: the store is new"
+    )
+    exact = found.known_tiles == found.tiles
+    print(
+        f"tiles     {found.tiles}"
+        if exact
+        else f"tiles     about {found.tiles} ({found.known_tiles} known; the rest {guess})"
+    )
+    if found.hours is not None:
+        print(f"time      about {found.hours:.2f} h at {found.tiles_per_s:.0f} tiles/s, as in run {found.rate_from[0]}")
+    elif found.to_do:
+        print("time      not known: no run of this store made such features yet. Extract a few slides first.")
+    print(f"reads     {found.read_gb:.3f} GB of slides")
+    print(f"store     about {found.store_gb:.3f} GB in {found.store_files} files more")
+    if found.unopened:
+        print(f"unopened  {found.unopened} of the slides looked at cannot be opened; `pathotune audit` says why")
+    if plan.removed:
+        print_removed(plan.removed)
+    print("dry run   nothing was written")
+    return OK
+
+
 def tell(result: Any, *, as_json: bool) -> int:
     """Print what an extraction made; the exit code."""
     from pathotune_pipeline.cli.main import OK, SOME_FAILED
@@ -117,7 +169,7 @@ def tell(result: Any, *, as_json: bool) -> int:
     if as_json:
         outcomes = [outcome.as_dict() for outcome in result.outcomes]
         print(json.dumps({"features": result.features, "run": result.run_id, "counts": counts, "outcomes": outcomes,
-                          "passed_over": result.passed_over}))  # fmt: skip
+                          "passed_over": result.passed_over, "removed": result.removed}))  # fmt: skip
     else:
         _print_summary(result, counts)
     return SOME_FAILED if counts["failed"] else OK
@@ -136,8 +188,16 @@ def _print_summary(result: Any, counts: dict[str, int]) -> None:
     for outcome in result.outcomes:
         if outcome.status != "committed":
             print(f"{outcome.status:<9} {outcome.slide_id}: {outcome.reason}")
+    if result.removed:
+        print_removed(result.removed)
     if result.passed_over:
         print_passed_over(result.passed_over)
+
+
+def print_removed(slides: Sequence[str], most: int = 5) -> None:
+    """A line that names the first slides that are no longer in the archive."""
+    shown = ", ".join(slides[:most]) + (", ..." if len(slides) > most else "")
+    print(f"removed   {len(slides)} in the store and no longer in the archive: {shown}")
 
 
 def print_passed_over(pairs: Sequence[tuple[str, str]], most: int = 5) -> None:

@@ -28,6 +28,11 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def store_address(text: str) -> Path | str:
+    """What --store takes: a folder, or the address of an object store such as s3://bucket/prefix."""
+    return text if "://" in text else Path(text)
+
+
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Add `--config`, `--set`, and a flag for every setting of the named sections."""
     shared = parser.add_argument_group("settings from a file")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pathotune_pipeline.cli.flags import store_address
+
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """The flags of a report besides its store."""
@@ -26,7 +28,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="the store's folder")
+    parser.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     add_report(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for report.html")
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
+
+from pathotune_pipeline.cli.flags import store_address
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="the store's folder")
+    parser.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     parser.add_argument("--verify", action="store_true", help="compare every committed array with its checksum")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

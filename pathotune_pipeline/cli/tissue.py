@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pathotune_pipeline.cli.flags import Parser
+from pathotune_pipeline.cli.flags import Parser, store_address
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="the store's folder")
+    parser.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     parser.add_argument(
         "--slide", nargs="+", action="extend", dest="slides", metavar="ID", help="only these slides; else all"
     )

@@ -29,7 +29,7 @@ class Study:
         overwrite: whether an older result there may be replaced.
     """
 
-    store: Path
+    store: Path | str
     features: str
     labels: Path
     target: str

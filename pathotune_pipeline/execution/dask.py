@@ -54,6 +54,10 @@ class DaskExecutor:
         self._closed = threading.Event()
 
     @property
+    def here(self) -> bool:
+        return self._cluster is not None
+
+    @property
     def workers(self) -> int:
         return max(1, len(self._client.nthreads()))
 

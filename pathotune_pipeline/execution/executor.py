@@ -48,6 +48,11 @@ class Executor(Protocol):
     """Maps a function over items. A context manager."""
 
     @property
+    def here(self) -> bool:
+        """Whether the work is done on this machine, and sees its disks."""
+        ...
+
+    @property
     def workers(self) -> int: ...
 
     def threads_per_item(self) -> int:

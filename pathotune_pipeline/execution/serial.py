@@ -11,6 +11,8 @@ from pathotune_pipeline.execution.executor import Result, usable_cores
 class SerialExecutor:
     """One item at a time; an item may use every core."""
 
+    here = True
+
     @property
     def workers(self) -> int:
         return 1

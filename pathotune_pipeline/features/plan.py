@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from pathotune_pipeline.archive.manifest import SlideItem
@@ -14,6 +13,7 @@ from pathotune_pipeline.provenance import fingerprint, short
 from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.spec import Spec, hashed_values, setting
 from pathotune_pipeline.store.layout import SetName, number, slug
+from pathotune_pipeline.store.leases import LeaseSpec
 from pathotune_pipeline.tiles.grid import REVISION as TILES_REVISION
 from pathotune_pipeline.tiles.grid import TileSpec
 from pathotune_pipeline.tiles.stain import REVISION as STAIN_REVISION
@@ -47,6 +47,22 @@ class EngineSpec(Spec):
     )
 
 
+class StagingSpec(Spec):
+    """Copies of slides on a fast disk, ahead of reading."""
+
+    stage: str | None = setting(
+        None,
+        "Folder on a fast disk of each worker's machine to copy slides to ahead of reading; empty: read where they lie.",
+        hashed=False,
+    )
+    stage_budget: str = setting(
+        "200GB",
+        "Most that copies may take on one machine, in MB, GB or TB.",
+        hashed=False,
+        pattern=r"^\d+(\.\d+)?(MB|GB|TB|mb|gb|tb)$",
+    )
+
+
 class ExtractSpec(Spec):
     """Everything that an extraction is told, besides where its slides and its store are."""
 
@@ -57,12 +73,16 @@ class ExtractSpec(Spec):
     slide: SlideSpec = SlideSpec()
     quality: QualitySpec = QualitySpec()
     engine: EngineSpec = EngineSpec()
+    leases: LeaseSpec = LeaseSpec()
+    staging: StagingSpec = StagingSpec()
 
     def recorded(self) -> dict[str, Any]:
         """Plain values for records. Folders may bear names: of annotations records say only that they were given, and of
         the encoder's files the last part of the path.
+
+        How runs share slides and where copies lie has no part in what is made, and is left out.
         """
-        plain = self.model_dump(mode="json")
+        plain = self.model_dump(mode="json", exclude={"leases", "staging"})
         kind, _, path = self.encoder.name.partition(":")
         if kind == "local":
             plain["encoder"]["name"] = f"local:{Path(path).name}"
@@ -262,16 +282,20 @@ class SlideJob:
         item: the slide; its path does not show in the job's text form.
         mpp: um/px the user gave (manifest before override), or None.
         recipe: what to make.
-        store: the store's folder.
+        store: the store's address.
         threads: readers, and on a CPU encoders, to use.
         identity: the slide's content hash where it is known already.
+        planner: the process that planned the run (`store.owner`).
+        state: of the slide's files when the run was planned (`archive.companions`); does not show either.
         guidance: its imported mask and annotations.
     """
 
     item: SlideItem
     mpp: float | None
     recipe: Recipe
-    store: Path
+    store: str
     threads: int
     identity: str | None = None
     guidance: Guidance = NO_GUIDANCE
+    planner: str = ""
+    state: str | None = field(default=None, repr=False)

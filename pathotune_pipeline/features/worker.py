@@ -12,11 +12,19 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pathotune_pipeline.archive.companions import state_of
 from pathotune_pipeline.archive.identity import content_hash, key_of, redact
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.engine.device import pick_device
-from pathotune_pipeline.errors import AnnotationError, PathotuneError, SlideError, WeightsError
+from pathotune_pipeline.errors import (
+    AnnotationError,
+    PathotuneError,
+    SlideChangedError,
+    SlideError,
+    StoreUnwritableError,
+    WeightsError,
+)
 from pathotune_pipeline.failpoints import failpoint
 from pathotune_pipeline.features.masks import rescaled_import
 from pathotune_pipeline.features.outcome import Outcome
@@ -52,8 +60,10 @@ def process_slide(job: SlideJob) -> Outcome:
     work = _SlideWork(job)
     try:
         outcome = work.run()
+    except StoreUnwritableError:
+        raise  # every slide would meet it
     except SlideError as error:
-        outcome = work.failed(str(error))
+        outcome = work.failed_slide(error)
     except (OSError, MemoryError) as error:
         outcome = work.failed(f"{type(error).__name__}: {error}", transient=True)
     except PathotuneError as error:
@@ -108,6 +118,7 @@ class _SlideWork:
         self.identity: str | None = None
         self.mask: str | None = None
         self.facts: dict[str, Any] = {}
+        self._state: str | None = None
         self._slide: Slide | None = None
 
     # --- outcomes --------------------------------------------------------------------------------------------------
@@ -115,6 +126,14 @@ class _SlideWork:
     def failed(self, reason: str, *, transient: bool = False) -> Outcome:
         told = redact(reason, self.job.item.path, self.slide_id)
         return self._outcome("failed", reason=told, transient=transient)
+
+    def failed_slide(self, error: SlideError) -> Outcome:
+        """What is wrong with a slide; where its file has changed meanwhile, that is."""
+        try:
+            self._check_unchanged()
+        except SlideChangedError as changed:
+            return self.failed(str(changed), transient=True)
+        return self.failed(str(error))
 
     def _outcome(self, status: Any, **more: Any) -> Outcome:
         return Outcome(self.slide_id, status, identity=self.identity, facts=self.facts, **more)
@@ -138,7 +157,9 @@ class _SlideWork:
         if self.job.guidance.problem:
             raise AnnotationError(self.job.guidance.problem)
         with self._stage("identity_s"):
-            self.identity = self.job.identity or content_hash(self.job.item.path)
+            self._state = state_of(self.job.item.path)
+            known = self.job.identity if self.job.state in (None, self._state) else None
+            self.identity = known or content_hash(self.job.item.path)
         pointer = self.job.guidance.mask
         self.mask = pointer.for_slide(self.identity) if pointer else None
         prints = self.recipe.fingerprints(self.identity, self.job.mpp, self.job.guidance)
@@ -154,6 +175,17 @@ class _SlideWork:
             if self._slide is not None:
                 self._slide.close()
             self.store.close_staging()
+
+    def _check_unchanged(self) -> None:
+        """Make sure that what was read are the contents whose hash stands in the fingerprints.
+
+        Raises:
+            SlideChangedError: they are not.
+        """
+        if self._state is not None and state_of(self.job.item.path) != self._state:
+            raise SlideChangedError(
+                "its file changed while it was read: nothing of it is kept. Let it be copied whole, then run again."
+            )
 
     def slide(self) -> Slide:
         """The slide, opened when first needed."""
@@ -219,7 +251,7 @@ class _SlideWork:
             facts = {"tiles": len(grid.coords), "reason": reason, "illumination": light, "geometry": grid_facts(grid)}
             remarks = flags(mask.quality, self.recipe.spec.quality) if mask.quality else []
             facts |= {**region_facts, "flags": remarks}
-            attributes = {**facts, "tissue": self._group(self._tissue_set, prints.tissue)}
+            attributes = {**facts, "tissue": self.store.group_of(self._tissue_set, self.key, prints.tissue)}
             arrays |= more
             self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
         failpoint("tiles.committed")
@@ -261,6 +293,7 @@ class _SlideWork:
                 facts: dict[str, Any] = {"tiles": count, "invalid_tiles": invalid, "dim": dim, "reason": ""}
                 if stain is not None:
                     facts["stain"] = stain.facts()
+                self._check_unchanged()
                 staged.commit(*self._record(self.recipe.features_set, prints, facts, slide))
         return self._outcome("committed", tiles=count, invalid_tiles=invalid)
 
@@ -286,9 +319,6 @@ class _SlideWork:
 
     # --- records ---------------------------------------------------------------------------------------------------
 
-    def _group(self, set_name: SetName, fingerprint: str) -> str:
-        return f"{self.key}/{set_name.group(fingerprint[:12])}"
-
     def _commit(
         self,
         set_name: SetName,
@@ -300,6 +330,7 @@ class _SlideWork:
         with self.store.stage(self.slide_id, self.key, set_name, fingerprint) as staged:
             for name, data in arrays.items():
                 staged.put(name, data)
+            self._check_unchanged()
             staged.commit(
                 {**self._head(set_name, fingerprint), **facts},
                 {**self._head(set_name, fingerprint), **attributes},
@@ -310,7 +341,6 @@ class _SlideWork:
             "slide_id": self.slide_id,
             "set": str(set_name),
             "fingerprint": fingerprint,
-            "group": self._group(set_name, fingerprint),
             "identity": self.identity,
         }
         if self.job.item.case_id:
@@ -324,8 +354,8 @@ class _SlideWork:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         head = {
             **self._head(set_name, prints.features),
-            "tiles_group": self._group(self.recipe.tiles_set, prints.tiles),
-            "tissue_group": self._group(self._tissue_set, prints.tissue),
+            "tiles_group": self.store.group_of(self.recipe.tiles_set, self.key, prints.tiles),
+            "tissue_group": self.store.group_of(self._tissue_set, self.key, prints.tissue),
             "tiles_fingerprint": prints.tiles,
             "tissue_fingerprint": prints.tissue,
             "flags": self.store.record(self.recipe.tiles_set, self.key, prints.tiles).facts.get("flags", []),

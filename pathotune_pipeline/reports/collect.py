@@ -123,7 +123,7 @@ def choose_set(
 
 def collect(store: FeatureStore, features_set: SetName | None) -> StoreView:
     """Read what is to be shown of one feature set; no pictures yet."""
-    view = StoreView(store.root.resolve().name)
+    view = StoreView(store.name)
     runs = read_runs(store.runs)
     view.runs = [run_row(run) for run in reversed(runs)]
     if features_set is None:
@@ -136,6 +136,10 @@ def collect(store: FeatureStore, features_set: SetName | None) -> StoreView:
     if own:
         passed = Counter(str(pair[-1]).partition(": ")[0] for pair in own[-1].record.get("passed_over") or [] if pair)
         view.passed_over = passed.most_common()
+        removed = [str(slide_id) for slide_id in own[-1].record.get("removed") or []]
+        if removed:
+            shown = ", ".join(removed[:5]) + (", ..." if len(removed) > 5 else "")
+            view.warnings.append(f"{len(removed)} slide(s) are in the store and no longer in the archive: {shown}")
     _settings(view, store, own, records)
     damaged = [row for row in view.slides if row.problem]
     if damaged:

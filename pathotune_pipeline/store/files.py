@@ -31,58 +31,83 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(here))
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole, over an older one."""
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file whole, over an older one; not durable: without waiting for the disk."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        _write_synced(temporary, data)
+        _write_new(temporary, data, durable=durable)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
-def create_file(path: Path, data: bytes) -> bool:
+def create_file(path: Path, data: bytes, *, durable: bool = True) -> bool:
     """Write a file whole where there is none.
+
+    Args:
+        path: the file; its folder must be there.
+        data: its contents.
+        durable: wait until a power cut can no longer undo it.
 
     Returns:
         Whether this call made it; False where it was there already.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        _write_synced(temporary, data)
+        _write_new(temporary, data, durable=durable)
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
         except OSError:  # a file system without hard links
-            return _create_exclusive(path, data)
+            if not _create_exclusive(path, data, durable=durable):
+                return False
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
     return True
 
 
-def _create_exclusive(path: Path, data: bytes) -> bool:
+def _create_exclusive(path: Path, data: bytes, *, durable: bool) -> bool:
     try:
-        _write_synced(path, data)
+        _write_new(path, data, durable=durable)
     except FileExistsError:
         return False
-    sync_folder(path.parent)
     return True
 
 
-def read_json(path: Path) -> Any:
-    """The file's contents, or None where it is absent or unreadable."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_bytes())
+def delete_file_if(path: Path, data: bytes) -> bool:
+    """Delete a file that still holds these bytes. Returns whether it went."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    try:
+        if aside.read_bytes() == data:
+            return True
+        with contextlib.suppress(OSError):
+            os.link(aside, path)  # another's, made meanwhile: back with it
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def parse_json(data: bytes | None) -> Any:
+    """What a file's bytes say, or None where it is absent or cut short."""
+    with contextlib.suppress(ValueError):
+        return None if data is None else json.loads(data)
     return None
 
 

@@ -9,6 +9,7 @@
           features-<encoder>-256px-0.5mpp-<fingerprint>/   features, valid
       commits/<set>/<slide>@<fingerprint>.json    what is committed: one small record each
       staging/<owner>/<random>/                   being written
+      leases/<set>/<slide>.json                   who is working on what; saves work, guards nothing
       runs/<run>/                                 run.json, outcomes.jsonl
       masks/<slide>@<time>.json                   which imported mask a slide uses; the newest one counts
       cache/                                      content hashes of files; may be deleted
@@ -32,8 +33,10 @@ STAGING = "staging"
 RUNS = "runs"
 CACHE = "cache"
 MASKS = "masks"
+LEASES = "leases"
 MARKER = "store.json"
-FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE)
+FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE, MASKS, LEASES)
+"""What a store consists of; made with it."""
 CHUNK_ROWS = 8192
 """Rows of features in a chunk; spans of work begin at multiples of it, so that a chunk has one writer."""
 
@@ -69,6 +72,11 @@ class SetName:
         if not match:
             raise StoreError(f"{text!r} is no name of a set in a store.")
         return cls(match[1], match[2], match[3])  # type: ignore[arg-type]
+
+    @staticmethod
+    def is_one(text: str) -> bool:
+        """Whether a text is a set's name."""
+        return bool(_SET.match(text))
 
     def group(self, fingerprint12: str) -> str:
         """Name of one slide's group of this set."""

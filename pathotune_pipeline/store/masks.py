@@ -6,14 +6,13 @@ that is found by itself.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
 from pathotune_pipeline.errors import StoreError
 from pathotune_pipeline.provenance import now
 from pathotune_pipeline.store import layout
-from pathotune_pipeline.store.files import create_file, read_json, to_json
+from pathotune_pipeline.store.files import parse_json, to_json
 from pathotune_pipeline.store.store import FeatureStore
 
 
@@ -42,7 +41,7 @@ def current_masks(store: FeatureStore) -> dict[str, MaskPointer]:
     """
     found: dict[str, MaskPointer] = {}
     for key, stamp in _newest(store).items():
-        record = read_json(store.root / layout.MASKS / f"{key}@{stamp:020d}.json")
+        record = parse_json(store.place.read(f"{layout.MASKS}/{key}@{stamp:020d}.json"))
         if not isinstance(record, dict) or not {"mask", "identity"} <= set(record):
             raise StoreError(f"{layout.MASKS}/{key}@{stamp:020d}.json cannot be read. Import that slide's mask again.")
         if record["mask"] is not None:
@@ -52,8 +51,6 @@ def current_masks(store: FeatureStore) -> dict[str, MaskPointer]:
 
 def use_mask(store: FeatureStore, slide_id: str, slide_key: str, pointer: MaskPointer | None) -> None:
     """Say which mask a slide uses from now on; None for the tissue that is found by itself."""
-    folder = store.root / layout.MASKS
-    folder.mkdir(exist_ok=True)
     record = {
         "slide_id": slide_id,
         "mask": pointer.mask if pointer else None,
@@ -63,17 +60,13 @@ def use_mask(store: FeatureStore, slide_id: str, slide_key: str, pointer: MaskPo
     while True:
         # A clock set back does not make an older record the newest one.
         stamp = max(time.time_ns(), _newest(store).get(slide_key, 0) + 1)
-        if create_file(folder / f"{slide_key}@{stamp:020d}.json", to_json(record)):
+        if store.place.create(f"{layout.MASKS}/{slide_key}@{stamp:020d}.json", to_json(record)):
             return
 
 
 def _newest(store: FeatureStore) -> dict[str, int]:
     newest: dict[str, int] = {}
-    try:
-        names = os.listdir(store.root / layout.MASKS)
-    except FileNotFoundError:
-        return {}
-    for name in names:
+    for name in store.place.names(layout.MASKS):
         key, _, stamp = name.removesuffix(".json").rpartition("@")
         if name.endswith(".json") and name[0] != "." and stamp.isdigit():
             newest[key] = max(newest.get(key, 0), int(stamp))

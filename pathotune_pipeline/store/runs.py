@@ -15,17 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from pathotune_pipeline.provenance import machine, now, package_versions
-from pathotune_pipeline.store.files import read_json, replace_file, to_json
+from pathotune_pipeline.store import layout
+from pathotune_pipeline.store.files import parse_json, to_json
+from pathotune_pipeline.store.leases import Lease
+from pathotune_pipeline.store.place import Place, place_of
 
 
 class RunLog:
     """The record of one run, while it runs."""
 
-    def __init__(self, runs: Path, verb: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, runs: Place | Path, verb: str, settings: Mapping[str, Any]) -> None:
+        """Open a record.
+
+        Args:
+            runs: `FeatureStore.runs`.
+            verb: "extract", ...
+            settings: what was asked, in plain values.
+
+        Raises:
+            StoreUnwritableError: the store is full, read-only or forbidden.
+        """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.run_id = f"{stamp}-{secrets.token_hex(3)}"
-        self.folder = runs / self.run_id
-        self.folder.mkdir(parents=True)
+        self._runs = place_of(runs)
+        self._lease: Lease | None = None
+        self._began = time.monotonic()
         self._record: dict[str, Any] = {
             "run_id": self.run_id,
             "verb": verb,
@@ -38,7 +52,7 @@ class RunLog:
         self._save()
 
     def _save(self) -> None:
-        replace_file(self.folder / "run.json", to_json(self._record))
+        self._runs.replace(f"{self.run_id}/run.json", to_json(self._record))
 
     def note(self, **facts: Any) -> None:
         """Add facts to the run's record."""
@@ -47,11 +61,29 @@ class RunLog:
 
     def outcome(self, outcome: Mapping[str, Any]) -> None:
         """Append what became of one slide."""
-        with (self.folder / "outcomes.jsonl").open("a") as file:
-            file.write(json.dumps(dict(outcome), sort_keys=True) + "\n")
+        line = json.dumps(dict(outcome), sort_keys=True) + "\n"
+        self._runs.append(f"{self.run_id}/outcomes.jsonl", line.encode())
 
     def finish(self, **facts: Any) -> None:
         self.note(finished=now(), **facts)
+
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._began
+
+    def keep_alive(self, lease: Lease | None) -> None:
+        """Hold a lease as long as the run goes on, so that others see that it lives."""
+        self._lease = lease
+
+    def close(self) -> None:
+        """Say that the run goes on no longer."""
+        if self._lease is not None:
+            self._lease.release()
+
+
+def run_lease(run_id: str) -> str:
+    """Name of the lease that a run holds as long as it goes on."""
+    return f"{layout.RUNS}/{run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +95,19 @@ class Run:
     outcomes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_runs(runs: Path) -> list[Run]:
+def read_runs(runs: Place | Path) -> list[Run]:
     """Every recorded run, oldest first. A line cut short by a kill is left out."""
-    found = []
-    for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
-        record = read_json(folder / "run.json")
+    place, found = place_of(runs), []
+    for name in sorted(place.names("")):
+        record = parse_json(place.read(f"{name}/run.json"))
         if isinstance(record, dict):
-            found.append(Run(folder.name, record, _read_lines(folder / "outcomes.jsonl")))
+            found.append(Run(name, record, _lines(place.read(f"{name}/outcomes.jsonl") or b"")))
     return found
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return []
+def _lines(data: bytes) -> list[dict[str, Any]]:
     outcomes = []
-    for line in lines:
+    for line in data.decode(errors="replace").splitlines():
         try:
             outcomes.append(json.loads(line))
         except ValueError:

@@ -7,23 +7,21 @@ lists folders and opens no array.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import zarr
 
-from pathotune_pipeline.errors import CorruptDataError, NotCommittedError, UsageError
+from pathotune_pipeline.errors import CorruptDataError, NotCommittedError, StoreError, StoreUnwritableError, UsageError
 from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.store import layout
-from pathotune_pipeline.store.files import create_file, read_json, replace_file, to_json
+from pathotune_pipeline.store.files import parse_json, to_json
 from pathotune_pipeline.store.layout import SetName, Stage
+from pathotune_pipeline.store.owner import is_gone, owner_name
+from pathotune_pipeline.store.place import LocalPlace, Place, StoredFile, place_of
 from pathotune_pipeline.store.write import StagedGroup, group_checksums
 
 ABANDONED_S = 7 * 24 * 3600.0
@@ -55,14 +53,48 @@ class CommitRecord:
 
 
 class FeatureStore:
-    """A store on a file system. Any number of processes may read and write at once."""
+    """A store. Any number of processes may read and write at once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.data = root / layout.DATA
-        self.runs = root / layout.RUNS
-        self.identity_file = root / layout.CACHE / "identity.json"
-        self._staging = root / layout.STAGING / _owner()
+    def __init__(self, where: Path | str | Place) -> None:
+        self.place = place_of(where)
+        self.staging = f"{layout.STAGING}/{owner_name()}"
+        self._remembered: dict[str, bytes] = {}
+
+    @property
+    def address(self) -> str:
+        """What opens the same store elsewhere: an absolute path, or a URL."""
+        return str(self.place.root.absolute()) if isinstance(self.place, LocalPlace) else self.place.address
+
+    @property
+    def name(self) -> str:
+        """The last part of the store's address."""
+        return self.address.rstrip("/").rpartition("/")[2]
+
+    @property
+    def root(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            StoreError: it lies in none.
+        """
+        if not isinstance(self.place, LocalPlace):
+            raise StoreError(f"--store {self.place.address}: this needs a store on a disk or a mount.")
+        return self.place.root
+
+    @property
+    def runs(self) -> Place:
+        """Where records of runs lie."""
+        return self.place.below(layout.RUNS)
+
+    @property
+    def identity_file(self) -> StoredFile:
+        """Content hashes of files; may be deleted."""
+        return StoredFile(self.place, f"{layout.CACHE}/identity.json")
+
+    @property
+    def data(self) -> Path:
+        """The Zarr hierarchy of a store on a disk."""
+        return self.root / layout.DATA
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -72,92 +104,114 @@ class FeatureStore:
         Raises:
             UsageError: the place cannot be written, or holds something that is no store of this format.
         """
-        marker = self.root / layout.MARKER
+        self.check()
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            if not marker.exists() and self._strangers():
-                raise UsageError(
-                    f"--store {self.root}: the folder holds other things and no {layout.MARKER}. "
-                    "Give an empty folder, a new one, or an existing store."
-                )
-            for folder in layout.FOLDERS:
-                (self.root / folder).mkdir(exist_ok=True)
-            create_file(marker, to_json({"format": layout.FORMAT, "what": "pathotune_pipeline store"}))
+            if isinstance(self.place, LocalPlace):
+                with self.place.writing():
+                    for folder in layout.FOLDERS:
+                        (self.root / folder).mkdir(parents=True, exist_ok=True)
+            self.place.create(layout.MARKER, to_json({"format": layout.FORMAT, "what": "pathotune_pipeline store"}))
             root_group = {"zarr_format": 3, "node_type": "group", "attributes": {"pathotune_format": layout.FORMAT}}
-            create_file(self.data / "zarr.json", to_json(root_group))
+            self.place.create(f"{layout.DATA}/zarr.json", to_json(root_group))
+        except StoreUnwritableError as error:
+            raise UsageError(str(error).replace("cannot be written", "cannot write there")) from None
         except OSError as error:
             raise UsageError(
-                f"--store {self.root}: cannot write there ({error.strerror or error}). "
+                f"--store {self.place.address}: cannot write there ({error.strerror or error}). "
                 "Give a folder on a disk that can be written and has room."
             ) from None
         self._check_format()
 
-    def _strangers(self) -> list[str]:
-        """What lies in the store's folder that no process making this store would have put there."""
-        return [
-            path.name
-            for path in self.root.iterdir()
-            if path.name not in layout.FOLDERS and layout.MARKER not in path.name
-        ]
+    def check(self) -> bool:
+        """Whether there is a store already; False where one can be made. Writes nothing.
+
+        Raises:
+            UsageError: the place holds other things, or a store of another format.
+        """
+        if self.place.exists(layout.MARKER):
+            self._check_format()
+            return True
+        try:
+            strangers = [
+                name for name in self.place.names("") if name not in layout.FOLDERS and layout.MARKER not in name
+            ]
+        except OSError as error:
+            raise UsageError(
+                f"--store {self.place.address}: cannot be looked at ({error.strerror or error}). Check the path."
+            ) from None
+        if strangers:
+            raise UsageError(
+                f"--store {self.place.address}: the folder holds other things and no {layout.MARKER}. "
+                "Give an empty folder, a new one, or an existing store."
+            )
+        return False
 
     def _check_format(self) -> None:
-        found = read_json(self.root / layout.MARKER)
+        found = parse_json(self.place.read(layout.MARKER))
         number = found.get("format") if isinstance(found, dict) else None
         if number != layout.FORMAT:
             raise UsageError(
-                f"--store {self.root}: its format is {number!r}, this version reads {layout.FORMAT}. "
+                f"--store {self.place.address}: its format is {number!r}, this version reads {layout.FORMAT}. "
                 "Use the version that wrote it, or another folder."
             )
 
     def stage(self, slide_id: str, slide_key: str, set_name: SetName, fingerprint: str) -> StagedGroup:
-        """Begin to write one slide's group of a set. Nothing is visible before its commit."""
-        group = self.data / slide_key
-        group.mkdir(exist_ok=True)
-        meta = {"zarr_format": 3, "node_type": "group", "attributes": {"slide_id": slide_id}}
-        if not (group / "zarr.json").exists():
-            create_file(group / "zarr.json", to_json(meta))
+        """Begin to write one slide's group of a set. Nothing is visible before its commit.
+
+        Raises:
+            StoreUnwritableError: the store is full, read-only or forbidden.
+        """
+        meta = f"{layout.DATA}/{slide_key}/zarr.json"
+        if not self.place.exists(meta):
+            attributes = {"zarr_format": 3, "node_type": "group", "attributes": {"slide_id": slide_id}}
+            self.place.create(meta, to_json(attributes))
         short = fingerprint[:12]
-        target = group / set_name.group(short)
-        return StagedGroup(self._staging, target, self._record_path(set_name, slide_key, short))
+        group = f"{slide_key}/{set_name.group(short)}"
+        return StagedGroup(self.place, self.staging, group, record_name(set_name, slide_key, short))
 
     def clear_abandoned(self) -> int:
         """Delete the staging of processes that are gone. Returns how many folders went."""
-        gone = 0
-        staging = self.root / layout.STAGING
-        for folder in list(staging.iterdir()) if staging.is_dir() else []:
-            if folder != self._staging and _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-                gone += 1
-        return gone
+        gone = self.abandoned()
+        for folder in gone:
+            with contextlib.suppress(OSError):
+                self.place.delete_tree(folder)
+        return len(gone)
+
+    def abandoned(self) -> list[str]:
+        """Staging of processes that are gone."""
+        folders = (f"{layout.STAGING}/{name}" for name in sorted(self.place.names(layout.STAGING)))
+        return [folder for folder in folders if folder != self.staging and self._is_abandoned(folder)]
+
+    def _is_abandoned(self, folder: str) -> bool:
+        gone = is_gone(folder.rpartition("/")[2])
+        if gone is not None:
+            return gone
+        try:
+            return time.time() - self.place.changed_s(folder) > ABANDONED_S
+        except OSError:
+            return False
 
     def close_staging(self) -> None:
         """Remove this process's empty staging folder."""
-        with contextlib.suppress(OSError):
-            self._staging.rmdir()
+        if isinstance(self.place, LocalPlace):
+            with contextlib.suppress(OSError):
+                self.place.path(self.staging).rmdir()
 
     # --- what is there ---------------------------------------------------------------------------------------------
 
-    def _record_path(self, set_name: SetName, slide_key: str, short: str) -> Path:
-        return self.root / layout.COMMITS / str(set_name) / f"{slide_key}@{short}.json"
-
     def sets(self, stage: Stage | None = None) -> list[SetName]:
         """Names of the sets that have at least one commit."""
-        commits = self.root / layout.COMMITS
-        names = (SetName.parse(folder.name) for folder in sorted(commits.iterdir()) if folder.is_dir())
+        names = (SetName.parse(name) for name in sorted(self.place.names(layout.COMMITS)) if SetName.is_one(name))
         return [name for name in names if stage in (None, name.stage) and self.committed(name)]
 
     def committed(self, set_name: SetName) -> set[tuple[str, str]]:
         """(slide key, 12 digits of the fingerprint) of every commit of a set: one listing, no file opened."""
-        folder = self.root / layout.COMMITS / str(set_name)
-        try:
-            names = os.listdir(folder)
-        except FileNotFoundError:
-            return set()
+        names = self.place.names(f"{layout.COMMITS}/{set_name}")
         pairs = (name[: -len(".json")].rpartition("@") for name in names if name.endswith(".json") and name[0] != ".")
         return {(key, short) for key, _, short in pairs}
 
     def is_committed(self, set_name: SetName, slide_key: str, fingerprint: str) -> bool:
-        return self._record_path(set_name, slide_key, fingerprint[:12]).exists()
+        return self.place.exists(record_name(set_name, slide_key, fingerprint[:12]))
 
     def find_set(self, name: str, stage: Stage = "features") -> SetName:
         """The set a user means: its full name, or any beginning of it or of its label that names just one.
@@ -171,7 +225,7 @@ class FeatureStore:
         if len(matches) == 1:
             return matches[0]
         if not known:
-            raise UsageError(f"{self.root}: no {stage} are committed yet. Run `pathotune extract` first.")
+            raise UsageError(f"{self.place.address}: no {stage} are committed yet. Run `pathotune extract` first.")
         listed = ", ".join(str(found).removeprefix(f"{stage}-") for found in matches or known)
         if matches:
             raise UsageError(f"--features {name!r} could mean {len(matches)} sets: {listed}. Give one in full.")
@@ -184,10 +238,27 @@ class FeatureStore:
         Raises:
             NotCommittedError: there is none.
         """
-        facts = read_json(self._record_path(set_name, slide_key, fingerprint[:12]))
+        name = record_name(set_name, slide_key, fingerprint[:12])
+        facts = parse_json(self._remembered.get(name) or self.place.read(name))
         if not isinstance(facts, dict):
             raise NotCommittedError(f"{slide_key}: nothing is committed under {set_name} and {fingerprint[:12]}.")
         return CommitRecord(facts["slide_id"], set_name, facts["fingerprint"], facts["group"], facts)
+
+    def remember(self, set_name: SetName) -> None:
+        """Read a set's records at once, where each reading would go over a network; they are asked for from memory then."""
+        if not isinstance(self.place, LocalPlace):
+            names = (record_name(set_name, key, short) for key, short in self.committed(set_name))
+            self._remembered |= self.place.read_many(names)
+
+    def group_of(self, set_name: SetName, slide_key: str, fingerprint: str) -> str:
+        """Path of a committed group below data.zarr.
+
+        Raises:
+            NotCommittedError: there is none.
+        """
+        if self.place.renames:
+            return f"{slide_key}/{set_name.group(fingerprint[:12])}"
+        return self.record(set_name, slide_key, fingerprint).group
 
     def renew(self, set_name: SetName, slide_key: str, fingerprint: str) -> bool:
         """Make a commit its slide's newest, so that readers take what was asked for last.
@@ -202,11 +273,14 @@ class FeatureStore:
         if newest < facts["committed_ns"]:
             return False
         facts["committed_ns"] = max(time.time_ns(), newest + 1)
-        replace_file(self._record_path(set_name, slide_key, short), to_json(facts))
+        name = record_name(set_name, slide_key, short)
+        self._remembered.pop(name, None)
+        self.place.replace(name, to_json(facts))
         return True
 
     def records(self, set_name: SetName) -> dict[str, CommitRecord]:
         """The newest commit of each slide in a set, by slide id, in the order of the ids."""
+        self.remember(set_name)
         newest: dict[str, CommitRecord] = {}
         for key, short in self.committed(set_name):
             record = self.record(set_name, key, short)
@@ -219,7 +293,7 @@ class FeatureStore:
 
     def group(self, record: CommitRecord) -> zarr.Group:
         """The committed group, read-only."""
-        return zarr.open_group(self.data / record.group, mode="r")
+        return zarr.open_group(self.place.zarr(f"{layout.DATA}/{record.group}"), mode="r")
 
     def read(self, record: CommitRecord, name: str) -> np.ndarray:
         """One array of a committed group, whole.
@@ -243,7 +317,7 @@ class FeatureStore:
             CorruptDataError: they differ.
         """
         try:
-            found = group_checksums(self.data / record.group)
+            found = group_checksums(self.place.zarr(f"{layout.DATA}/{record.group}"))
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CorruptDataError(f"{record.group}: cannot be read ({type(error).__name__}: {error}).") from error
         if found != record.facts["checksums"]:
@@ -256,45 +330,21 @@ def open_store(root: str | Path) -> FeatureStore:
     Raises:
         UsageError: there is no store at that place.
     """
-    store = FeatureStore(Path(root))
-    if not (store.root / layout.MARKER).is_file():
-        found = "a folder without store.json" if store.root.is_dir() else "nothing"
+    store = FeatureStore(root)
+    if not store.place.exists(layout.MARKER):
+        found = "a folder without store.json" if store.place.names("") else "nothing"
+        if isinstance(store.place, LocalPlace) and store.root.is_dir():
+            found = "a folder without store.json"
         raise UsageError(f"--store {root}: a store is needed, {found} was found. Run `pathotune extract` to make one.")
-    store._check_format()
+    store.check()
     return store
+
+
+def record_name(set_name: SetName, slide_key: str, short: str) -> str:
+    """Name of a commit record in the store."""
+    return f"{layout.COMMITS}/{set_name}/{slide_key}@{short}.json"
 
 
 def _means(set_name: SetName, text: str) -> bool:
     tail = f"{set_name.label}-{set_name.recipe}"
     return tail == text or tail.startswith(f"{text}-")
-
-
-def _owner() -> str:
-    """A name for this process that no other living process of any machine has: system, pid, start time."""
-    return f"{_system()}-{os.getpid()}-{int(psutil.Process().create_time() * 100)}"
-
-
-def _system() -> str:
-    """This boot of this machine, and this container of it: a pid means something only inside it."""
-    parts = [os.uname().nodename]
-    for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with contextlib.suppress(OSError):
-            parts.append(os.readlink(name) if "ns" in name.split("/") else Path(name).read_text().strip())
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
-
-
-def _is_abandoned(folder: Path) -> bool:
-    system, _, rest = folder.name.partition("-")
-    pid, _, started = rest.partition("-")
-    if system == _system() and pid.isdigit() and started.isdigit():
-        try:
-            return abs(psutil.Process(int(pid)).create_time() * 100 - int(started)) > 200
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.Error:
-            return False
-    try:
-        newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=folder.stat().st_mtime)
-    except OSError:
-        return False
-    return time.time() - newest > ABANDONED_S

@@ -7,21 +7,23 @@ staging, or a placed group without a record, which the next writer of the same g
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import zarr
 
-from pathotune_pipeline.errors import CorruptDataError
+from pathotune_pipeline.errors import CorruptDataError, StoreUnwritableError
 from pathotune_pipeline.failpoints import failpoint
-from pathotune_pipeline.store.files import create_file, sync_folder, sync_tree, to_json
+from pathotune_pipeline.store import layout
+from pathotune_pipeline.store.files import parse_json, to_json
+from pathotune_pipeline.store.place import Place
+from pathotune_pipeline.store.unwritable import OF_WRITING, unwritable
 
 DOTTED_KEYS = {"name": "default", "separator": "."}
 """Chunk `c.0.0` beside `zarr.json`, not three folders deep: fewer inodes."""
@@ -30,16 +32,29 @@ DOTTED_KEYS = {"name": "default", "separator": "."}
 class StagedGroup:
     """A Zarr group that is being written and that nobody sees yet.
 
-    A context manager: leaving it drops what was not committed.
+    A context manager: leaving it drops what was not committed. Where folders cannot be renamed (an object store), the
+    group is written in its place under a name of its own; the record says which.
+
+    Attributes:
+        group: path of the group below data.zarr, as the record will give it.
     """
 
-    def __init__(self, staging: Path, target: Path, record: Path) -> None:
-        self._folder = staging / uuid.uuid4().hex
-        self._target = target
-        self._record = record
-        self._folder.mkdir(parents=True)
-        self._group = zarr.open_group(self._folder, mode="w", zarr_format=3)
+    def __init__(self, place: Place, staging: str, group: str, record: str) -> None:
+        """Begin a group.
+
+        Args:
+            place: where the store lies.
+            staging: this process's staging folder.
+            group: path of the group below data.zarr.
+            record: name of the commit record.
+        """
+        self._place, self._record = place, record
+        self.group = group if place.renames else f"{group}~{uuid.uuid4().hex[:8]}"
+        self._folder = f"{staging}/{uuid.uuid4().hex}" if place.renames else f"{layout.DATA}/{self.group}"
+        self._standing = False  # whether the folder is what a record may speak of
         self._expected: dict[str, str] = {}
+        with place.writing():
+            self._group = zarr.open_group(place.zarr(self._folder), mode="w", zarr_format=3)
 
     def __enter__(self) -> Self:
         return self
@@ -47,31 +62,37 @@ class StagedGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what cannot be deleted now is an orphan that `gc` clears
+            if not self._standing and not self._is_recorded():
+                self._place.delete_tree(self._folder)
+        if isinstance(error, OSError) and error.errno in OF_WRITING and not isinstance(error, StoreUnwritableError):
+            raise unwritable(self._place.address, error.errno or 0) from error
 
     def put(self, name: str, data: np.ndarray) -> None:
         """Write a whole small array, zstd-compressed, one chunk."""
         data = np.ascontiguousarray(data)
-        self._group.create_array(
-            name,
-            data=data,
-            chunks=tuple(max(1, side) for side in data.shape),
-            compressors=zarr.codecs.ZstdCodec(level=5),
-            chunk_key_encoding=DOTTED_KEYS,
-        )
+        with self._place.writing():
+            self._group.create_array(
+                name,
+                data=data,
+                chunks=tuple(max(1, side) for side in data.shape),
+                compressors=zarr.codecs.ZstdCodec(level=5),
+                chunk_key_encoding=DOTTED_KEYS,
+            )
         self._expected[name] = checksum(data)
 
     def create(self, name: str, *, shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...]) -> zarr.Array:
         """An uncompressed array to be filled by whole chunks."""
-        return self._group.create_array(
-            name,
-            shape=shape,
-            dtype=dtype,
-            chunks=chunks,
-            compressors=None,
-            fill_value=0,
-            chunk_key_encoding=DOTTED_KEYS,
-        )
+        with self._place.writing():
+            return self._group.create_array(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                compressors=None,
+                fill_value=0,
+                chunk_key_encoding=DOTTED_KEYS,
+            )
 
     def expect(self, name: str, digest: str) -> None:
         """State the checksum that a created array must have when read back."""
@@ -81,7 +102,7 @@ class StagedGroup:
         """Verify, place, and record.
 
         Args:
-            record: what the commit record says besides checksums.
+            record: what the commit record says besides group and checksums.
             attributes: what the group itself says to a reader without our code.
 
         Returns:
@@ -89,20 +110,29 @@ class StagedGroup:
 
         Raises:
             CorruptDataError: what was read back is not what was written.
+            StoreUnwritableError: the store is full, read-only or forbidden. Nothing was committed.
         """
         self._verify()
-        self._group.attrs.update({**attributes, "checksums": self._expected})
-        sync_tree(self._folder)
+        with self._place.writing():
+            self._group.attrs.update({**attributes, "group": self.group, "checksums": self._expected})
         failpoint("store.staged")
-        checksums = self._place()
+        checksums = self._place_group() if self._place.renames else self._expected
         failpoint("store.placed")
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        made = create_file(self._record, to_json({**record, "checksums": checksums, "committed_ns": time.time_ns()}))
+        facts = {**record, "group": self.group, "checksums": checksums, "committed_ns": time.time_ns()}
+        made = self._place.create(self._record, to_json(facts))
+        self._standing = self._standing or made
         failpoint("store.committed")
         return made
 
+    def _is_recorded(self) -> bool:
+        """Whether the record speaks of this very folder: an object store may have taken it and lost the answer."""
+        if self._place.renames:
+            return False
+        record = parse_json(self._place.read(self._record))
+        return isinstance(record, dict) and record.get("group") == self.group
+
     def _verify(self) -> None:
-        found = group_checksums(self._folder)
+        found = group_checksums(self._place.zarr(self._folder))
         if found != self._expected:
             wrong = sorted(name for name in {*found, *self._expected} if found.get(name) != self._expected.get(name))
             raise CorruptDataError(
@@ -110,24 +140,24 @@ class StagedGroup:
                 "Check the disk's health and free space, then run again: nothing was committed."
             )
 
-    def _place(self) -> dict[str, str]:
+    def _place_group(self) -> dict[str, str]:
         """Rename the group to where it belongs. Returns the checksums of what stands there then."""
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                self._folder.rename(self._target)
-            except OSError:
-                if not self._target.exists():
-                    raise
-            else:
-                sync_folder(self._target.parent)
-                return self._expected
-            standing = sound_checksums(self._target)
+        target = f"{layout.DATA}/{self.group}"
+        while not self._place.move(self._folder, target):
+            standing = sound_checksums(self._place.zarr(target))
             if standing is not None:
                 return standing  # whole, of the same fingerprint: another writer's, or one whose record is missing
-            aside = self._folder.with_name(uuid.uuid4().hex)
-            self._target.rename(aside)  # torn by a power cut: nobody alive writes into data.zarr
-            shutil.rmtree(aside, ignore_errors=True)
+            # Torn by a power cut: nobody alive writes into data.zarr.
+            remove_group(self._place, target, self._folder.rpartition("/")[0])
+        self._standing = True
+        return self._expected
+
+
+def remove_group(place: Place, target: str, staging: str) -> None:
+    """Take a folder of data.zarr away: to readers at once, where the place can do that."""
+    aside = f"{staging}/{uuid.uuid4().hex}" if place.renames else target
+    if aside == target or place.move(target, aside, flush=False):
+        place.delete_tree(aside)
 
 
 def checksum(data: np.ndarray) -> str:
@@ -146,13 +176,13 @@ def array_checksum(array: zarr.Array) -> str:
     return digest.hexdigest()
 
 
-def group_checksums(folder: Path) -> dict[str, str]:
+def group_checksums(folder: Any) -> dict[str, str]:
     """Checksum of each array in a group."""
     group = zarr.open_group(folder, mode="r")
     return {name: array_checksum(array) for name, array in sorted(group.arrays())}
 
 
-def sound_checksums(folder: Path) -> dict[str, str] | None:
+def sound_checksums(folder: Any) -> dict[str, str] | None:
     """The checksums a placed group claims, where its data bear them out; None where they do not."""
     try:
         claimed = zarr.open_group(folder, mode="r").attrs["checksums"]

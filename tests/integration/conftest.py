@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from pathotune_pipeline.store import open_store
@@ -32,6 +34,43 @@ def bits(store: Path) -> dict[str, str]:
             for array, digest in record.facts["checksums"].items():
                 found[f"{slide}/{name}/{array}"] = digest
     return found
+
+
+def canonical(store: Path) -> dict[str, str]:
+    """All that a store says of slides, by file: every byte of the data, every record, without the times they were made."""
+    found = {}
+    for path in sorted((*(store / "data.zarr").rglob("*"), *(store / "commits").rglob("*"))):
+        if path.is_file():
+            data = path.read_bytes()
+            if path.suffix == ".json":
+                facts = json.loads(data)
+                facts.pop("committed_ns", None)
+                facts.get("attributes", {}).pop("made", None)
+                data = json.dumps(facts, sort_keys=True).encode()
+            found[str(path.relative_to(store))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def start(archive: Path, store: Path, *more: object, failpoint: str | None = None) -> subprocess.Popen[str]:
+    """Begin an extraction with tiles of 128 px in a process, and a process group, of its own."""
+    extra = {"PATHOTUNE_FAILPOINT": failpoint} if failpoint else {}
+    words = ("extract", "--tile-px", 128, "--json", "--slides", archive, "--store", store, *more)
+    command = [sys.executable, "-m", "pathotune_pipeline.cli", *map(str, words)]
+    return subprocess.Popen(
+        command, env={**ENVIRONMENT, **extra}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def await_stop(process: subprocess.Popen[str]) -> None:
+    """Wait until a failpoint has stopped a process."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            return
+        time.sleep(0.02)
+    raise AssertionError("the failpoint was never reached")
 
 
 def file_digest(path: Path) -> str:

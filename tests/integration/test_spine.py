@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ENVIRONMENT, bits, pathotune  # type: ignore[import-not-found]
+from conftest import bits, pathotune, start  # type: ignore[import-not-found]
 
 EXTRACT = ("extract", "--tile-px", 128, "--json")
 FAILPOINTS = (
@@ -126,14 +126,6 @@ def test_a_kill_at_a_named_place_then_a_second_run_gives_the_same_bits(
     assert again.returncode == 3, again.stderr
     assert bits(store) == reference
     assert not list((store / "staging").rglob("zarr.json")), "what the killed run staged is cleared"
-
-
-def start(archive: Path, store: Path, *more: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pathotune_pipeline.cli", *EXTRACT, "--slides", archive, "--store", store, *more]
-    return subprocess.Popen(
-        [str(word) for word in command], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:

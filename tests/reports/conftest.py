@@ -157,7 +157,7 @@ def write_run(
 ) -> None:
     """A run's record as RunLog writes it, at a time of our choosing: `stamp` is like 20260101T010000Z."""
     started = f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:11]}:{stamp[11:13]}:{stamp[13:16]}"
-    folder = store.runs / f"{stamp}-abc123"
+    folder = store.root / "runs" / f"{stamp}-abc123"
     folder.mkdir()
     record = {
         "run_id": folder.name,

@@ -260,7 +260,7 @@ def test_a_full_disk_fails_the_commit_and_leaves_the_store_sound(tmp_path: Path)
 def test_a_killed_run_still_tells_how_far_it_came(store: FeatureStore) -> None:
     log = RunLog(store.runs, "extract", {"tiles": {"mpp": 0.5}})
     log.outcome({"slide_id": "a", "status": "committed"})
-    with (log.folder / "outcomes.jsonl").open("a") as file:
+    with (store.root / "runs" / log.run_id / "outcomes.jsonl").open("a") as file:
         file.write('{"slide_id": "b", "sta')
     (run,) = read_runs(store.runs)
     assert run.record["finished"] is None
