@@ -15,6 +15,7 @@ PathotuneError
 │   ├── NotCommittedError (LookupError) asked for something that is not committed
 │   └── CorruptDataError                what lies in the store is not what was committed
 ├── WeightsError                        an encoder's weights are absent, gated or do not fit
+├── EncoderMemoryError (MemoryError)    the device has no room for a single tile
 ├── WorkerLostError                     the process that held the work died too often
 └── MissingExtraError (ImportError)     an optional library is needed and absent
 
@@ -82,6 +83,10 @@ class CorruptDataError(StoreError):
 
 class WeightsError(PathotuneError):
     """An encoder's weights are absent, gated, or do not fit the architecture."""
+
+
+class EncoderMemoryError(PathotuneError, MemoryError):
+    """The device has no room for an encoder and a single tile."""
 
 
 class WorkerLostError(PathotuneError):

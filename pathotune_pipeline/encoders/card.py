@@ -19,6 +19,13 @@ class EncoderSpec(Spec):
         "Encoder: stain-texture, timm:NAME, hf-hub:ORG/NAME, or local:PATH.",
         flag="--encoder",
         aliases=("--patch-encoder",),
+        rest="also",
+    )
+    also: tuple[str, ...] = setting(
+        (),
+        "Further encoders, whose features are made in the same pass; --encoder may be given more than once.",
+        hashed=False,
+        flag="--also-encoder",
     )
     precision: Precision = setting("fp32", "Arithmetic: fp32 or bf16.")
     batch_size: int = setting(

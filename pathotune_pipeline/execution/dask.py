@@ -57,7 +57,7 @@ class DaskExecutor:
     def workers(self) -> int:
         return max(1, len(self._client.nthreads()))
 
-    def threads_per_item(self) -> int:
+    def threads_per_worker(self) -> int:
         return self._threads
 
     def _window(self) -> int:

@@ -23,6 +23,14 @@ class ExecutionSpec(Spec):
         None, "Worker processes of the local executor; empty: one a core, at most 8.", hashed=False, ge=1, le=512
     )
 
+    slides_at_once: int = setting(
+        2,
+        "Slides a worker process has in hand: the next is opened, and its tissue found, while one is encoded.",
+        hashed=False,
+        ge=1,
+        le=16,
+    )
+
     @property
     def here(self) -> bool:
         """Whether the work is done on this machine, whose devices can be looked at before it begins."""
@@ -50,8 +58,8 @@ class Executor(Protocol):
     @property
     def workers(self) -> int: ...
 
-    def threads_per_item(self) -> int:
-        """Threads an item may use so that all workers together fill the machine and no more."""
+    def threads_per_worker(self) -> int:
+        """Threads that a worker process may use, so that all of them together fill the machine and no more."""
         ...
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
@@ -79,7 +87,7 @@ def create_executor(spec: ExecutionSpec) -> Executor:
     from pathotune_pipeline.execution.serial import SerialExecutor
 
     if spec.executor == "serial":
-        return SerialExecutor()
+        return SerialExecutor(spec.slides_at_once)
     from pathotune_pipeline.execution import dask
 
     if spec.executor == "local":

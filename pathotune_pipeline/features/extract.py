@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,9 @@ from pathotune_pipeline.execution.executor import ExecutionSpec, Executor
 from pathotune_pipeline.features.guidance import Guidance, gather_guidance
 from pathotune_pipeline.features.outcome import Outcome, count
 from pathotune_pipeline.features.plan import NO_GUIDANCE, ExtractSpec, Recipe, SlideJob, make_recipe
-from pathotune_pipeline.features.worker import outcome_of_record, process_slide
+from pathotune_pipeline.features.slide_work import outcome_of_record
+from pathotune_pipeline.features.telemetry import summary
+from pathotune_pipeline.features.worker import process_slide
 from pathotune_pipeline.store.runs import RunLog
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -27,19 +30,24 @@ class ExtractPlan:
     """What is to be done.
 
     Attributes:
-        recipe: names and fingerprints of what is made.
+        recipes: names and fingerprints of what is made, one for each encoder.
         jobs: missing work, largest file first.
-        done: outcomes of slides that the store has already, and of those that the audit refused.
+        done: outcomes of slides that the store has already, and of those that the audit refused; one for each set.
         cache: content hashes, to be told of new ones.
         guidance: imported masks and annotations, by slide id.
     """
 
-    recipe: Recipe
+    recipes: tuple[Recipe, ...]
     jobs: list[SlideJob]
     done: list[Outcome]
     cache: IdentityCache
     items: tuple[SlideItem, ...] = ()
     guidance: dict[str, Guidance] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The first encoder's."""
+        return self.recipes[0]
 
 
 @dataclass(slots=True)
@@ -51,15 +59,23 @@ class ExtractResult:
         outcomes: one a slide, in the order of the manifest.
         run_id: of the run's record in the store.
         passed_over: files that are no slides, with reasons.
+        stream: what reading and encoding cost (`telemetry.summary`).
+        others: the same of the other encoders' sets.
     """
 
     features: str
     outcomes: list[Outcome]
     run_id: str
     passed_over: list[tuple[str, str]] = field(default_factory=list)
+    stream: dict[str, float] = field(default_factory=dict)
+    others: list[ExtractResult] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
         return count(self.outcomes)
+
+    def each(self) -> list[ExtractResult]:
+        """This result and its others: one for each set of features."""
+        return [self, *self.others]
 
 
 def check_device(spec: ExtractSpec, execution: ExecutionSpec) -> None:
@@ -86,34 +102,50 @@ def plan_extract(
     """
     store.initialise()
     store.clear_abandoned()
-    encoder = create_encoder(spec.encoder)
-    recipe = make_recipe(spec, encoder.card, encoder.recipe())
+    recipes = tuple(_recipe(each) for each in spec.of_each_encoder())
     cache = IdentityCache(store.identity_file, pseudonymiser)
-    committed = store.committed(recipe.features_set)
-    commits = Counter(key for key, _ in committed)
+    listed = {recipe.features_set: store.committed(recipe.features_set) for recipe in recipes}
+    commits = {name: Counter(key for key, _ in pairs) for name, pairs in listed.items()}
     guidance = gather_guidance(manifest.items, spec.regions, store, cache)
-    plan = ExtractPlan(recipe, [], [], cache, manifest.items, guidance)
+    plan = ExtractPlan(recipes, [], [], cache, manifest.items, guidance)
     for item in manifest.items:
         if item.refused is not None:
-            refusal = f"refused by the audit: {item.refused}"
-            plan.done.append(Outcome(item.slide_id, "failed", reason=redact(refusal, item.path, item.slide_id)))
+            reason = redact(f"refused by the audit: {item.refused}", item.path, item.slide_id)
+            plan.done += [_failed(item, recipe, reason) for recipe in recipes]
             continue
-        mpp = given_mpp(item, spec)
-        identity = cache.get(item.path)
-        guided = guidance[item.slide_id]
-        if identity is not None and not guided.problem:
-            prints = recipe.fingerprints(identity, mpp, guided)
-            key = key_of(item.slide_id)
-            if (key, prints.features[:12]) in committed:
-                if commits[key] > 1:
-                    store.renew(recipe.features_set, key, prints.features)
-                plan.done.append(outcome_of_record(store, recipe, item.slide_id, prints, identity))
+        mpp, guided = given_mpp(item, spec), guidance[item.slide_id]
+        identity, key = cache.get(item.path), key_of(item.slide_id)
+        missing = []
+        for recipe in recipes:
+            name = recipe.features_set
+            prints = recipe.fingerprints(identity, mpp, guided) if identity and not guided.problem else None
+            if prints is None or (key, prints.features[:12]) not in listed[name]:
+                missing.append(recipe)
                 continue
-        plan.jobs.append(
-            SlideJob(item, mpp, recipe, store.root.absolute(), threads=1, identity=identity, guidance=guided)
-        )
+            if commits[name][key] > 1:
+                store.renew(name, key, prints.features)
+            plan.done.append(outcome_of_record(store, recipe, item.slide_id, prints, identity))
+        if missing:
+            first, *also = missing
+            plan.jobs.append(
+                SlideJob(
+                    item, mpp, first, store.root.absolute(), threads=1, identity=identity, guidance=guided,
+                    also=tuple(also),
+                )
+            )  # fmt: skip
     plan.jobs.sort(key=lambda job: -_size(job.item))
     return plan
+
+
+def _recipe(spec: ExtractSpec) -> Recipe:
+    encoder = create_encoder(spec.encoder)
+    return make_recipe(spec, encoder.card, encoder.recipe())
+
+
+def _failed(item: SlideItem, recipe: Recipe, reason: str, *, transient: bool = False) -> Outcome:
+    return Outcome(
+        item.slide_id, "failed", reason=reason, transient=transient, features=str(recipe.features_set)
+    )  # fmt: skip
 
 
 def given_mpp(item: SlideItem, spec: ExtractSpec) -> float | None:
@@ -129,38 +161,47 @@ def _size(item: SlideItem) -> int:
 
 
 def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) -> Iterator[Outcome]:
-    """Do jobs on an executor; outcomes in the order in which they come. New content hashes go to the plan's cache."""
-    threads = plan.recipe.spec.engine.threads or executor.threads_per_item()
+    """Do jobs; an outcome for each set, in the order in which they come. New content hashes go to the plan's cache."""
+    threads = plan.recipe.spec.engine.threads or executor.threads_per_worker()
     items = [replace(job, threads=threads) for job in jobs]
     for result in executor.map(process_slide, items):
         item = items[result.index].item
         if result.error is not None:
             lost = isinstance(result.error, WorkerLostError)
-            reason = str(result.error) if lost else f"{type(result.error).__name__}: {result.error}"
-            yield Outcome(item.slide_id, "failed", reason=redact(reason, item.path, item.slide_id), transient=lost)
+            told = str(result.error) if lost else f"{type(result.error).__name__}: {result.error}"
+            reason, job = redact(told, item.path, item.slide_id), items[result.index]
+            yield from (_failed(item, recipe, reason, transient=lost) for recipe in (job.recipe, *job.also))
             continue
         outcome: Outcome = result.value
         if outcome.identity:
             plan.cache.put(item.path, outcome.identity)
-        yield outcome
+        yield from outcome.each()
 
 
-def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStore) -> list[Outcome]:
+def reconcile(
+    plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStore, recipe: Recipe | None = None
+) -> list[Outcome]:
     """Hold outcomes against the store: what is not committed is not done, and every slide is told of once.
+
+    Args:
+        plan: what was to be done.
+        outcomes: what came of it.
+        store: holds the truth.
+        recipe: of the set to be told of; the plan's first where None.
 
     Returns:
         One outcome a slide, in the order of the manifest.
     """
-    committed = store.committed(plan.recipe.features_set)
-    told = {outcome.slide_id: outcome for outcome in [*plan.done, *outcomes]}
+    recipe = recipe or plan.recipe
+    name = str(recipe.features_set)
+    committed = store.committed(recipe.features_set)
+    told = {outcome.slide_id: outcome for outcome in [*plan.done, *outcomes] if outcome.features == name}
     settled = []
     for item in plan.items:
         outcome = told.get(item.slide_id)
         if outcome is None:
-            outcome = Outcome(
-                item.slide_id, "failed", reason="the run ended before its turn. Run again.", transient=True
-            )
-        elif outcome.status != "failed" and _pair(plan, item, outcome) not in committed:
+            outcome = _failed(item, recipe, "the run ended before its turn. Run again.", transient=True)
+        elif outcome.status != "failed" and _pair(plan, item, outcome, recipe) not in committed:
             outcome = replace(
                 outcome,
                 status="failed",
@@ -171,10 +212,10 @@ def reconcile(plan: ExtractPlan, outcomes: Sequence[Outcome], store: FeatureStor
     return settled
 
 
-def _pair(plan: ExtractPlan, item: SlideItem, outcome: Outcome) -> tuple[str, str]:
+def _pair(plan: ExtractPlan, item: SlideItem, outcome: Outcome, recipe: Recipe) -> tuple[str, str]:
     """What the store must list for an outcome to be true."""
     guidance = plan.guidance.get(item.slide_id, NO_GUIDANCE)
-    prints = plan.recipe.fingerprints(outcome.identity or "", given_mpp(item, plan.recipe.spec), guidance)
+    prints = recipe.fingerprints(outcome.identity or "", given_mpp(item, recipe.spec), guidance)
     return key_of(item.slide_id), prints.features[:12]
 
 
@@ -211,7 +252,7 @@ def extract(
     try:
         for outcome in run_jobs(plan, plan.jobs, executor):
             outcomes.append(outcome)
-            log.outcome(outcome.as_dict())
+            log.outcome(outcome)
             if on_outcome:
                 on_outcome(outcome)
     finally:
@@ -219,26 +260,49 @@ def extract(
     return end_run(store, manifest, plan, log, outcomes)
 
 
-def begin_run(store: FeatureStore, manifest: Manifest, plan: ExtractPlan) -> RunLog:
-    """Open the run's record and enter what the store had already."""
-    log = RunLog(store.runs, "extract", plan.recipe.spec.recorded())
-    log.note(
-        features=str(plan.recipe.features_set),
-        slides=len(manifest),
-        planned=len(plan.jobs),
-        planned_slides=[job.item.slide_id for job in plan.jobs],
-        passed_over=[list(pair) for pair in manifest.passed_over],
-    )
-    for outcome in plan.done:
-        log.outcome(outcome.as_dict())
-    return log
+class RunLogs:
+    """The records of an extraction: one for each set of features."""
+
+    def __init__(self, store: FeatureStore, manifest: Manifest, plan: ExtractPlan) -> None:
+        self.began = time.perf_counter()
+        self._logs: dict[str, RunLog] = {}
+        for recipe in plan.recipes:
+            planned = [job.item.slide_id for job in plan.jobs if recipe in (job.recipe, *job.also)]
+            log = RunLog(store.runs, "extract", recipe.spec.recorded())
+            log.note(
+                features=str(recipe.features_set),
+                slides=len(manifest),
+                planned=len(planned),
+                planned_slides=planned,
+                passed_over=[list(pair) for pair in manifest.passed_over],
+            )
+            self._logs[str(recipe.features_set)] = log
+        for outcome in plan.done:
+            self.outcome(outcome)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Append what became of one slide to its set's record."""
+        self._logs[outcome.features].outcome(outcome.as_dict())
+
+    def of(self, recipe: Recipe) -> RunLog:
+        return self._logs[str(recipe.features_set)]
+
+
+def begin_run(store: FeatureStore, manifest: Manifest, plan: ExtractPlan) -> RunLogs:
+    """Open the run's records and enter what the store had already."""
+    return RunLogs(store, manifest, plan)
 
 
 def end_run(
-    store: FeatureStore, manifest: Manifest, plan: ExtractPlan, log: RunLog, outcomes: Sequence[Outcome]
+    store: FeatureStore, manifest: Manifest, plan: ExtractPlan, logs: RunLogs, outcomes: Sequence[Outcome]
 ) -> ExtractResult:
-    """Reconcile, close the run's record, and sum up."""
-    settled = reconcile(plan, outcomes, store)
-    log.finish(counts=count(settled), failures={o.slide_id: o.reason for o in settled if o.status == "failed"})
-    name = str(plan.recipe.features_set).removeprefix("features-")
-    return ExtractResult(name, settled, log.run_id, list(manifest.passed_over))
+    """Reconcile, close the run's records, and sum up."""
+    seconds, results = time.perf_counter() - logs.began, []
+    for recipe in plan.recipes:
+        settled, log = reconcile(plan, outcomes, store, recipe), logs.of(recipe)
+        stream = summary(settled, seconds)
+        failures = {o.slide_id: o.reason for o in settled if o.status == "failed"}
+        log.finish(counts=count(settled), failures=failures, stream=stream)
+        name = str(recipe.features_set).removeprefix("features-")
+        results.append(ExtractResult(name, settled, log.run_id, list(manifest.passed_over), stream))
+    return replace(results[0], others=results[1:])

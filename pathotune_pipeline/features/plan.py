@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pathotune_pipeline.archive.manifest import SlideItem
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
@@ -24,6 +24,7 @@ from pathotune_pipeline.tissue.segment import REVISION as TISSUE_REVISION
 from pathotune_pipeline.tissue.segmenter import CLASSIC, segmenter_recipe
 
 NO_GUIDANCE = Guidance()
+CompileMode = Literal["no", "default", "reduce-overhead", "max-autotune"]
 
 REVISION = 1
 """Raised when reading, resampling or the order of tiles changes features."""
@@ -45,6 +46,11 @@ class EngineSpec(Spec):
         ge=0,
         le=1,
     )
+    compile: CompileMode = setting(
+        "no",
+        "torch.compile's mode: no, default, reduce-overhead or max-autotune; differs from no in the last digits only.",
+        hashed=False,
+    )
 
 
 class ExtractSpec(Spec):
@@ -57,6 +63,11 @@ class ExtractSpec(Spec):
     slide: SlideSpec = SlideSpec()
     quality: QualitySpec = QualitySpec()
     engine: EngineSpec = EngineSpec()
+
+    def of_each_encoder(self) -> list[ExtractSpec]:
+        """This Spec once for each encoder, every one with a single one: what a set is made with."""
+        names = dict.fromkeys((self.encoder.name, *self.encoder.also))
+        return [self.with_values(encoder={**self.encoder.model_dump(), "name": name, "also": ()}) for name in names]
 
     def recorded(self) -> dict[str, Any]:
         """Plain values for records. The folder of annotations may bear a name, so records say only that one was given."""
@@ -256,6 +267,7 @@ class SlideJob:
         threads: readers, and on a CPU encoders, to use.
         identity: the slide's content hash where it is known already.
         guidance: its imported mask and annotations.
+        also: further recipes of which the slide is missing: other encoders, in the same pass.
     """
 
     item: SlideItem
@@ -265,3 +277,4 @@ class SlideJob:
     threads: int
     identity: str | None = None
     guidance: Guidance = NO_GUIDANCE
+    also: tuple[Recipe, ...] = ()
