@@ -16,7 +16,14 @@ from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-from pathotune_pipeline.features.extract import ExtractResult, begin_run, check_device, end_run, plan_extract
+from pathotune_pipeline.features.extract import (
+    ExtractResult,
+    begin_run,
+    check_device,
+    end_run,
+    may_use_gpus,
+    plan_extract,
+)
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.store.store import FeatureStore
@@ -74,7 +81,7 @@ def run_extract(
     logger.info("%d slides: %d to do, %d in the store already", len(manifest), len(plan.jobs), len(plan.done))
     outcomes: list[Outcome] = []
     if plan.jobs:
-        with create_executor(execution) as executor:
+        with create_executor(execution, gpus=may_use_gpus(spec)) as executor:
             work = batches(plan, executor, log)
             _run_tasks(work, one_by_one=execution.executor == "serial")
             outcomes = [outcome for batch in work for outcome in batch.outcomes.values()]

@@ -75,7 +75,7 @@ def extract_spec(settings: dict[str, Spec]) -> ExtractSpec:
 
 def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-    from pathotune_pipeline.features.extract import ExtractPlan, check_device, extract
+    from pathotune_pipeline.features.extract import ExtractPlan, check_device, extract, may_use_gpus
     from pathotune_pipeline.features.plan import deviations
     from pathotune_pipeline.store.store import FeatureStore
 
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         if outcome.status == "failed":
             bar.write(f"failed: {outcome.slide_id}: {outcome.reason}", file=sys.stderr)
 
-    with bar, create_executor(execution) as executor:
+    with bar, create_executor(execution, gpus=may_use_gpus(spec)) as executor:
         result = extract(
             manifest, spec, FeatureStore(arguments.store), executor,
             pseudonymiser=pseudonymiser, on_plan=on_plan, on_outcome=on_outcome,

@@ -88,6 +88,11 @@ def check_device(spec: ExtractSpec, execution: ExecutionSpec) -> None:
         pick_device(spec.encoder.device)
 
 
+def may_use_gpus(spec: ExtractSpec) -> bool:
+    """Whether local workers are to be made for this machine's GPUs."""
+    return spec.encoder.device in ("auto", "cuda")
+
+
 def plan_extract(
     manifest: Manifest, spec: ExtractSpec, store: FeatureStore, *, pseudonymiser: Pseudonymiser | None = None
 ) -> ExtractPlan:
