@@ -26,6 +26,7 @@ from pathotune_pipeline.features.extract import (
 )
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.telemetry import sentence
 from pathotune_pipeline.store.store import FeatureStore
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=16)
@@ -51,7 +52,7 @@ def extract_flow(
         settings: sections and settings, as in `configs/default.yaml`; what is not named keeps its default.
 
     Returns:
-        features, run, counts, outcomes of every slide, and files passed over.
+        features, run, counts, outcomes of every slide, stream, files passed over; the same of other encoders' sets.
     """
     tree = config.check((*config.EXTRACTION, "execution"), settings or {})
     key = Pseudonymiser.from_file(Path(pseudonymise)) if pseudonymise else None
@@ -60,14 +61,9 @@ def extract_flow(
     spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
     execution = ExecutionSpec.parse(tree["execution"].model_dump())
     result = run_extract(listed, spec, FeatureStore(Path(store)), execution, key)
-    create_markdown_artifact(key="extract-summary", markdown=summary(result), description="What became of every slide")
-    return {
-        "features": result.features,
-        "run": result.run_id,
-        "counts": result.counts(),
-        "outcomes": [outcome.as_dict() for outcome in result.outcomes],
-        "passed_over": result.passed_over,
-    }
+    told = "\n\n".join(summary(each) for each in result.each())
+    create_markdown_artifact(key="extract-summary", markdown=told, description="What became of every slide")
+    return result.as_dict()
 
 
 def run_extract(
@@ -87,9 +83,10 @@ def run_extract(
             outcomes = [outcome for batch in work for outcome in batch.outcomes.values()]
     plan.cache.save()
     result = end_run(store, manifest, plan, log, outcomes)
-    for outcome in result.outcomes:
-        if outcome.status == "failed":
-            logger.warning("%s failed: %s", outcome.slide_id, outcome.reason)
+    for each in result.each():
+        for outcome in each.outcomes:
+            if outcome.status == "failed":
+                logger.warning("%s failed: %s", outcome.slide_id, outcome.reason)
     return result
 
 
@@ -116,6 +113,8 @@ def summary(result: ExtractResult) -> str:
         f"| {counts['slides']} | {counts['committed']} | {counts['empty']} | {counts['failed']} | {counts['computed']} "
         f"| {counts['tiles']} |",
     ]
+    if result.stream:
+        lines += ["", sentence(result.stream)]
     rest = [outcome for outcome in result.outcomes if outcome.status != "committed"]
     if rest:
         lines += ["", "| slide | status | reason |", "|---|---|---|"]

@@ -2,6 +2,7 @@
 
 Example:
   pathotune extract --slides archive/ --store store/ --encoder stain-texture --mpp 0.5 --tile-px 256
+  pathotune extract --slides archive/ --store store/ --encoder stain-texture --encoder timm:resnet18.a1_in1k
   pathotune extract --slides archive/ --manifest slides.csv --store store/ --encoder hf-hub:MahmoodLab/UNI --mag 20
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
     from pathotune_pipeline.features.extract import ExtractPlan, check_device, extract, may_use_gpus
     from pathotune_pipeline.features.plan import deviations
+    from pathotune_pipeline.features.telemetry import Tally
     from pathotune_pipeline.store.store import FeatureStore
 
     settings = config.load(EXTRACT_SECTIONS, arguments.config, arguments.assignments, given(arguments))
@@ -86,12 +89,19 @@ def run(arguments: argparse.Namespace) -> int:
     manifest, pseudonymiser = source(arguments)
     bar = tqdm(desc="slides", unit="slide", disable=None if not arguments.json else True, file=sys.stderr)
 
+    tally, began = Tally(), time.perf_counter()
+
     def on_plan(plan: ExtractPlan) -> None:
-        bar.reset(total=len(plan.jobs))
-        for sentence in deviations(plan.recipe):
-            bar.write(f"note: {sentence}", file=sys.stderr)
+        bar.reset(total=sum(1 + len(job.also) for job in plan.jobs))  # a slide counts once for each encoder
+        for recipe in plan.recipes:
+            for told in deviations(recipe):
+                bar.write(f"note: {told}", file=sys.stderr)
 
     def on_outcome(outcome: Outcome) -> None:
+        tally.add(outcome)
+        stream = tally.summary(time.perf_counter() - began)
+        if stream:
+            bar.set_postfix_str(f"{stream['tiles_per_s']:.0f} tiles/s, busy {stream['device_busy']:.0%}", refresh=False)
         bar.update()
         if outcome.status == "failed":
             bar.write(f"failed: {outcome.slide_id}: {outcome.reason}", file=sys.stderr)
@@ -108,17 +118,20 @@ def tell(result: Any, *, as_json: bool) -> int:
     """Print what an extraction made; the exit code."""
     from pathotune_pipeline.cli.main import OK, SOME_FAILED
 
-    counts = result.counts()
+    results = result.each()
     if as_json:
-        outcomes = [outcome.as_dict() for outcome in result.outcomes]
-        print(json.dumps({"features": result.features, "run": result.run_id, "counts": counts, "outcomes": outcomes,
-                          "passed_over": result.passed_over}))  # fmt: skip
+        print(json.dumps(result.as_dict()))
     else:
-        _print_summary(result, counts)
-    return SOME_FAILED if counts["failed"] else OK
+        for each in results:
+            _print_summary(each, each.counts())
+        if result.passed_over:
+            print_passed_over(result.passed_over)
+    return SOME_FAILED if any(each.counts()["failed"] for each in results) else OK
 
 
 def _print_summary(result: Any, counts: dict[str, int]) -> None:
+    from pathotune_pipeline.features.telemetry import sentence
+
     print(f"features  {result.features}")
     print(
         f"slides    {counts['slides']}: {counts['committed']} committed, {counts['empty']} empty, {counts['failed']} failed; "
@@ -128,11 +141,11 @@ def _print_summary(result: Any, counts: dict[str, int]) -> None:
         print("work      none: everything asked for is in the store already")
     else:
         print(f"work      {counts['computed']} slides computed, run {result.run_id}")
+    if result.stream:
+        print(f"stream    {sentence(result.stream)}")
     for outcome in result.outcomes:
         if outcome.status != "committed":
             print(f"{outcome.status:<9} {outcome.slide_id}: {outcome.reason}")
-    if result.passed_over:
-        print_passed_over(result.passed_over)
 
 
 def print_passed_over(pairs: Sequence[tuple[str, str]], most: int = 5) -> None:

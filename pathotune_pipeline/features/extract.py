@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pathotune_pipeline.archive.identity import IdentityCache, Pseudonymiser, key_of, redact
 from pathotune_pipeline.archive.manifest import Manifest, SlideItem
@@ -76,6 +77,30 @@ class ExtractResult:
     def each(self) -> list[ExtractResult]:
         """This result and its others: one for each set of features."""
         return [self, *self.others]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json` and flows."""
+        return {
+            "features": self.features,
+            "run": self.run_id,
+            "counts": self.counts(),
+            "outcomes": [outcome.as_dict() for outcome in self.outcomes],
+            "passed_over": self.passed_over,
+            "stream": self.stream,
+            "others": [other.as_dict() for other in self.others],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> ExtractResult:
+        """The result that `as_dict` told of."""
+        return cls(
+            plain["features"],
+            [Outcome(**outcome) for outcome in plain["outcomes"]],
+            plain["run"],
+            plain["passed_over"],
+            plain["stream"],
+            [cls.from_dict(other) for other in plain["others"]],
+        )
 
 
 def check_device(spec: ExtractSpec, execution: ExecutionSpec) -> None:
