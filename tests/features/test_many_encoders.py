@@ -112,11 +112,12 @@ def test_only_what_is_missing_is_made_and_each_set_has_a_record_of_the_run(small
     both = go(manifest, store, "toy-colour", "stain-texture")
     assert [each.counts()["computed"] for each in both.each()] == [0, 2]
     assert go(manifest, store, "stain-texture", "toy-colour", "stain-texture").counts()["computed"] == 0
-    runs = read_runs(store.runs)
-    assert [run.record["planned"] for run in runs] == [2, 0, 2, 0, 0]
-    assert {run.record["features"] for run in runs} == {f"features-{each.features}" for each in both.each()}
-    assert runs[2].record["stream"]["tiles"] == both.others[0].counts()["tiles"]
-    assert runs[1].record["stream"] == {}
+    records = {run.run_id: run.record for run in read_runs(store.runs)}
+    assert sorted(record["planned"] for record in records.values()) == [0, 0, 0, 2, 2]
+    for each in both.each():
+        assert records[each.run_id]["features"] == f"features-{each.features}"
+        assert records[each.run_id]["planned"] == each.counts()["computed"]
+        assert records[each.run_id]["stream"].get("tiles", 0) == sum(o.tiles for o in each.outcomes if o.new)
     next((store.root / "commits" / f"features-{first.features}").glob("s2*")).unlink()
     again = go(manifest, store, "toy-colour", "stain-texture")
     assert [each.counts()["computed"] for each in again.each()] == [1, 0]
@@ -146,8 +147,8 @@ def test_an_encoder_that_fails_fails_its_own_set(small_archive: Path, tmp_path: 
     assert {outcome.status for outcome in bad.values()} == {"failed"}
     assert "not finite in fp16" in bad["s0.tif"].reason
     assert not list((store.root / "staging").rglob("zarr.json"))
-    failures = [run.record["failures"] for run in read_runs(store.runs)]
-    assert [sorted(each) for each in failures] == [["broken.svs"], ["broken.svs", "s0.tif", "s1.tif"]]
+    failures = {run.run_id: sorted(run.record["failures"]) for run in read_runs(store.runs)}
+    assert failures == {both.run_id: ["broken.svs"], both.others[0].run_id: ["broken.svs", "s0.tif", "s1.tif"]}
 
 
 def test_the_flag_is_given_more_than_once_and_each_set_is_told_of(
