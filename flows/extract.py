@@ -17,9 +17,12 @@ from pathotune_pipeline.archive.identity import Pseudonymiser
 from pathotune_pipeline.archive.listing import Rescans
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-from pathotune_pipeline.features.extract import ExtractResult, check_device, end_run, plan_extract, recorded_run
+from pathotune_pipeline.features.extract import ExtractResult, check_device, end_run, may_use_gpus
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.planning import plan_extract
+from pathotune_pipeline.features.run_logs import recorded_run
+from pathotune_pipeline.features.telemetry import sentence
 from pathotune_pipeline.store.store import FeatureStore
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=16)
@@ -47,7 +50,7 @@ def extract_flow(
         rescans: of scans of the same case, block and stain keep the newest, or all.
 
     Returns:
-        features, run, counts, outcomes of every slide, and files passed over.
+        features, run, counts, outcomes of every slide, stream, files passed over; the same of other encoders' sets.
     """
     tree = config.check((*config.EXTRACTION, "execution"), settings or {})
     key = Pseudonymiser.from_file(Path(pseudonymise)) if pseudonymise else None
@@ -56,15 +59,9 @@ def extract_flow(
     spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
     execution = ExecutionSpec.parse(tree["execution"].model_dump())
     result = run_extract(listed, spec, FeatureStore(store), execution, key)
-    create_markdown_artifact(key="extract-summary", markdown=summary(result), description="What became of every slide")
-    return {
-        "features": result.features,
-        "run": result.run_id,
-        "counts": result.counts(),
-        "outcomes": [outcome.as_dict() for outcome in result.outcomes],
-        "passed_over": result.passed_over,
-        "removed": result.removed,
-    }
+    told = "\n\n".join(summary(each) for each in result.each())
+    create_markdown_artifact(key="extract-summary", markdown=told, description="What became of every slide")
+    return result.as_dict()
 
 
 def run_extract(
@@ -77,19 +74,21 @@ def run_extract(
     outcomes: list[Outcome] = []
     with recorded_run(store, manifest, plan) as log:
         logger.info("%d slides: %d to do, %d in the store already", len(manifest), len(plan.jobs), len(plan.done))
-        if plan.removed:
-            logger.warning("%d slides are in the store and no longer in the archive", len(plan.removed))
+        for name, slides in plan.removed.items():
+            if slides:
+                logger.warning("%d slides of %s are in the store and no longer in the archive", len(slides), name)
         if plan.jobs:
-            with create_executor(execution) as executor:
+            with create_executor(execution, gpus=may_use_gpus(spec)) as executor:
                 work = batches(plan, executor, log)
                 _run_tasks(work, one_by_one=execution.executor == "serial")
                 outcomes = [outcome for batch in work for outcome in batch.outcomes.values()]
         if plan.stopped is not None:
             raise plan.stopped
         result = end_run(store, manifest, plan, log, outcomes)
-    for outcome in result.outcomes:
-        if outcome.status == "failed":
-            logger.warning("%s failed: %s", outcome.slide_id, outcome.reason)
+    for each in result.each():
+        for outcome in each.outcomes:
+            if outcome.status == "failed":
+                logger.warning("%s failed: %s", outcome.slide_id, outcome.reason)
     return result
 
 
@@ -116,6 +115,8 @@ def summary(result: ExtractResult) -> str:
         f"| {counts['slides']} | {counts['committed']} | {counts['empty']} | {counts['failed']} | {counts['computed']} "
         f"| {counts['tiles']} |",
     ]
+    if result.stream:
+        lines += ["", sentence(result.stream)]
     rest = [outcome for outcome in result.outcomes if outcome.status != "committed"]
     if rest:
         lines += ["", "| slide | status | reason |", "|---|---|---|"]

@@ -15,13 +15,14 @@ from prefect.runtime import task_run
 
 import flows.environment  # noqa: F401 - before Prefect
 from pathotune_pipeline.errors import StoreUnwritableError
-from pathotune_pipeline.features.extract import ExtractPlan, run_jobs
+from pathotune_pipeline.features.extract import run_jobs
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import SlideJob
+from pathotune_pipeline.features.planning import ExtractPlan
+from pathotune_pipeline.features.run_logs import RunLogs
 
 if TYPE_CHECKING:
     from pathotune_pipeline.execution.executor import Executor
-    from pathotune_pipeline.store.runs import RunLog
 
 RETRY_DELAYS_S = [5.0, 30.0]
 """Back-off before a batch's second and third attempt."""
@@ -37,28 +38,36 @@ class TransientFailureError(Exception):
 class Batch:
     """Some slides' jobs, and what became of them so far. Lives in the flow's process, through every attempt."""
 
-    def __init__(self, plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor, log: RunLog) -> None:
+    def __init__(self, plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor, log: RunLogs) -> None:
         self.plan, self.jobs, self.executor, self.log = plan, list(jobs), executor, log
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[tuple[str, str], Outcome] = {}
 
     def missing(self) -> list[SlideJob]:
-        """Jobs without an outcome, and those whose failure may pass."""
-        done = {slide for slide, outcome in self.outcomes.items() if not outcome.transient}
-        return [job for job in self.jobs if job.item.slide_id not in done]
+        """Jobs that lack an outcome for one of their sets, or have one whose failure may pass."""
+        done = {key for key, outcome in self.outcomes.items() if not outcome.transient}
+        return [
+            job
+            for job in self.jobs
+            if not all((job.item.slide_id, str(each.features_set)) in done for each in (job.recipe, *job.also))
+        ]
 
     def run(self) -> list[Outcome]:
         """Do what is missing; the outcomes whose failure may pass."""
         try:
             for outcome in run_jobs(self.plan, self.missing(), self.executor):
-                self.outcomes[outcome.slide_id] = outcome
-                self.log.outcome(outcome.as_dict())
+                key = (outcome.slide_id, outcome.features)
+                if (
+                    key not in self.outcomes or self.outcomes[key].transient
+                ):  # of two sets, one may have been made before
+                    self.outcomes[key] = outcome
+                    self.log.outcome(outcome)
         except StoreUnwritableError as error:
             self.plan.stopped = error  # no batch begins after this, none is tried again, and the flow fails with it
             return []
         return [outcome for outcome in self.outcomes.values() if outcome.transient]
 
 
-def batches(plan: ExtractPlan, executor: Executor, log: RunLog) -> list[Batch]:
+def batches(plan: ExtractPlan, executor: Executor, log: RunLogs) -> list[Batch]:
     """Cut the plan's jobs into tasks: each large slide alone, small ones together."""
     found: list[list[SlideJob]] = []
     small: list[SlideJob] = []

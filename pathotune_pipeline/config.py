@@ -65,6 +65,7 @@ class Leaf:
         help: one sentence.
         hashed: whether results depend on it.
         flags: its command-line names, the first one shown.
+        rest: key of the setting that takes what the flag is given after the first time, or None.
     """
 
     path: tuple[str, ...]
@@ -73,6 +74,7 @@ class Leaf:
     help: str
     hashed: bool
     flags: tuple[str, ...]
+    rest: str | None = None
 
     @property
     def key(self) -> str:
@@ -96,6 +98,7 @@ def leaves(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Leaf]:
             help=info.description or "",
             hashed=extra.get("hashed", True) is not False,
             flags=(flag, *extra.get("aliases", ())),
+            rest=".".join((*path, extra["rest"])) if extra.get("rest") else None,
         )
 
 

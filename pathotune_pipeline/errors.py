@@ -19,6 +19,7 @@ PathotuneError
 │   └── CorruptDataError                what lies in the store is not what was committed
 ├── WeightsError                        an encoder's weights are absent, gated or do not fit
 ├── OutputExistsError                   something else lies where a file is to be written
+├── EncoderMemoryError (MemoryError)    the device has no room for a single tile
 ├── WorkerLostError                     the process that held the work died too often
 └── MissingExtraError (ImportError)     an optional library is needed and absent
 
@@ -107,6 +108,10 @@ class WeightsError(PathotuneError):
 
 class OutputExistsError(PathotuneError):
     """Something else lies where a file is to be written."""
+
+
+class EncoderMemoryError(PathotuneError, MemoryError):
+    """The device has no room for an encoder and a single tile."""
 
 
 class WorkerLostError(PathotuneError):

@@ -23,6 +23,7 @@ def setting(
     hashed: bool = True,
     flag: str | None = None,
     aliases: tuple[str, ...] = (),
+    rest: str | None = None,
     **limits: Any,
 ) -> Any:
     """A field of a Spec.
@@ -33,9 +34,10 @@ def setting(
         hashed: whether results depend on it, so that it enters the fingerprint.
         flag: its command-line name, when not the field's own.
         aliases: further command-line names.
+        rest: the field beside it that takes what its flag is given after the first time.
         limits: pydantic's `ge`, `gt`, `le`, `lt`, `min_length`, `pattern`.
     """
-    extra: dict[str, Any] = {"hashed": hashed, "flag": flag, "aliases": list(aliases)}
+    extra: dict[str, Any] = {"hashed": hashed, "flag": flag, "aliases": list(aliases), "rest": rest}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 

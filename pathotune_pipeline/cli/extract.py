@@ -2,6 +2,7 @@
 
 Example:
   pathotune extract --slides archive/ --store store/ --encoder stain-texture --mpp 0.5 --tile-px 256
+  pathotune extract --slides archive/ --store store/ --encoder stain-texture --encoder timm:resnet18.a1_in1k
   pathotune extract --slides archive/ --manifest slides.csv --store store/ --encoder hf-hub:MahmoodLab/UNI --mag 20
 """
 
@@ -10,9 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -23,6 +25,10 @@ from pathotune_pipeline.cli.flags import add_settings, given, store_address
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.spec import Spec
+
+if TYPE_CHECKING:
+    from pathotune_pipeline.features.estimate import Estimate
+    from pathotune_pipeline.features.planning import ExtractPlan
 
 EXTRACT_SECTIONS = (*config.EXTRACTION, "execution")
 
@@ -83,8 +89,9 @@ def extract_spec(settings: dict[str, Spec]) -> ExtractSpec:
 
 def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-    from pathotune_pipeline.features.extract import ExtractPlan, check_device, extract
+    from pathotune_pipeline.features.extract import check_device, extract, may_use_gpus
     from pathotune_pipeline.features.plan import deviations
+    from pathotune_pipeline.features.telemetry import Tally
     from pathotune_pipeline.store.store import FeatureStore
 
     settings = config.load(EXTRACT_SECTIONS, arguments.config, arguments.assignments, given(arguments))
@@ -96,17 +103,24 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(spec, execution)
     bar = tqdm(desc="slides", unit="slide", disable=None if not arguments.json else True, file=sys.stderr)
 
+    tally, began = Tally(), time.perf_counter()
+
     def on_plan(plan: ExtractPlan) -> None:
-        bar.reset(total=len(plan.jobs))
-        for sentence in deviations(plan.recipe):
-            bar.write(f"note: {sentence}", file=sys.stderr)
+        bar.reset(total=sum(1 + len(job.also) for job in plan.jobs))  # a slide counts once for each encoder
+        for recipe in plan.recipes:
+            for told in deviations(recipe):
+                bar.write(f"note: {told}", file=sys.stderr)
 
     def on_outcome(outcome: Outcome) -> None:
+        tally.add(outcome)
+        stream = tally.summary(time.perf_counter() - began)
+        if stream:
+            bar.set_postfix_str(f"{stream['tiles_per_s']:.0f} tiles/s, busy {stream['device_busy']:.0%}", refresh=False)
         bar.update()
         if outcome.status == "failed":
             bar.write(f"failed: {outcome.slide_id}: {outcome.reason}", file=sys.stderr)
 
-    with bar, create_executor(execution) as executor:
+    with bar, create_executor(execution, gpus=may_use_gpus(spec)) as executor:
         result = extract(
             manifest, spec, FeatureStore(arguments.store), executor,
             pseudonymiser=pseudonymiser, on_plan=on_plan, on_outcome=on_outcome,
@@ -120,17 +134,24 @@ def dry_run(
     """Print what an extraction would take."""
     from pathotune_pipeline.cli.main import OK
     from pathotune_pipeline.features.estimate import estimate
-    from pathotune_pipeline.features.extract import plan_extract
+    from pathotune_pipeline.features.planning import plan_extract
 
-    plan = plan_extract(manifest, spec, store, pseudonymiser=pseudonymiser, only_look=True)
-    found = estimate(plan, store)
+    told = []
+    for each in spec.of_each_encoder():
+        plan = plan_extract(manifest, each, store, pseudonymiser=pseudonymiser, only_look=True)
+        found, name = estimate(plan, store), str(plan.recipe.features_set)
+        told.append({"features": name, "removed": plan.removed[name], **found.as_dict()})
+        if not as_json:
+            _print_estimate(plan, found)
     if as_json:
-        print(
-            json.dumps(
-                {"features": str(plan.recipe.features_set), "removed": plan.removed, **found.as_dict()}, indent=1
-            )
-        )
-        return OK
+        first, *others = told
+        print(json.dumps({**first, "others": others}, indent=1))
+    else:
+        print("dry run   nothing was written")
+    return OK
+
+
+def _print_estimate(plan: ExtractPlan, found: Estimate) -> None:
     print(f"features  {str(plan.recipe.features_set).removeprefix('features-')}")
     print(
         f"slides    {found.slides}: {found.to_do} to do, {found.in_store} in the store already"
@@ -155,27 +176,29 @@ def dry_run(
     print(f"store     about {found.store_gb:.3f} GB in {found.store_files} files more")
     if found.unopened:
         print(f"unopened  {found.unopened} of the slides looked at cannot be opened; `pathotune audit` says why")
-    if plan.removed:
-        print_removed(plan.removed)
-    print("dry run   nothing was written")
-    return OK
+    removed = plan.removed[str(plan.recipe.features_set)]
+    if removed:
+        print_removed(removed)
 
 
 def tell(result: Any, *, as_json: bool) -> int:
     """Print what an extraction made; the exit code."""
     from pathotune_pipeline.cli.main import OK, SOME_FAILED
 
-    counts = result.counts()
+    results = result.each()
     if as_json:
-        outcomes = [outcome.as_dict() for outcome in result.outcomes]
-        print(json.dumps({"features": result.features, "run": result.run_id, "counts": counts, "outcomes": outcomes,
-                          "passed_over": result.passed_over, "removed": result.removed}))  # fmt: skip
+        print(json.dumps(result.as_dict()))
     else:
-        _print_summary(result, counts)
-    return SOME_FAILED if counts["failed"] else OK
+        for each in results:
+            _print_summary(each, each.counts())
+        if result.passed_over:
+            print_passed_over(result.passed_over)
+    return SOME_FAILED if any(each.counts()["failed"] for each in results) else OK
 
 
 def _print_summary(result: Any, counts: dict[str, int]) -> None:
+    from pathotune_pipeline.features.telemetry import sentence
+
     print(f"features  {result.features}")
     print(
         f"slides    {counts['slides']}: {counts['committed']} committed, {counts['empty']} empty, {counts['failed']} failed; "
@@ -185,13 +208,13 @@ def _print_summary(result: Any, counts: dict[str, int]) -> None:
         print("work      none: everything asked for is in the store already")
     else:
         print(f"work      {counts['computed']} slides computed, run {result.run_id}")
+    if result.stream:
+        print(f"stream    {sentence(result.stream)}")
     for outcome in result.outcomes:
         if outcome.status != "committed":
             print(f"{outcome.status:<9} {outcome.slide_id}: {outcome.reason}")
     if result.removed:
         print_removed(result.removed)
-    if result.passed_over:
-        print_passed_over(result.passed_over)
 
 
 def print_removed(slides: Sequence[str], most: int = 5) -> None:

@@ -77,11 +77,27 @@ def _add(group: argparse._ArgumentGroup, leaf: Leaf) -> None:
             "action": "extend",
             "metavar": _METAVARS[get_args(inner)[0]],
         }
+    elif leaf.rest:
+        options |= {"type": inner, "action": _FirstAndRest, "rest": leaf.rest, "metavar": _METAVARS[inner]}
     elif inner in (int, float, str):
         options |= {"type": inner, "metavar": _METAVARS[inner]}
     elif isinstance(inner, types.UnionType):
         options |= {"type": str, "metavar": "VALUE"}
     group.add_argument(*leaf.flags, **options)
+
+
+class _FirstAndRest(argparse.Action):
+    """A flag that may be given more than once: what follows the first time goes to another setting."""
+
+    def __init__(self, *arguments: Any, rest: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._rest = rest
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        if getattr(namespace, self.dest) is None:
+            setattr(namespace, self.dest, values)
+        else:
+            setattr(namespace, self._rest, [*(getattr(namespace, self._rest, None) or []), values])
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:

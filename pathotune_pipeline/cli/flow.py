@@ -72,11 +72,8 @@ def _source(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _tell(result: dict[str, Any], arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.features.extract import ExtractResult
-    from pathotune_pipeline.features.outcome import Outcome
 
-    outcomes = [Outcome(**plain) for plain in result["outcomes"]]
-    told = ExtractResult(result["features"], outcomes, result["run"], result["passed_over"])
-    return extract_verb.tell(told, as_json=arguments.json)
+    return extract_verb.tell(ExtractResult.from_dict(result), as_json=arguments.json)
 
 
 def _extract(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,13 @@ class EncoderSpec(Spec):
         "Encoder: stain-texture, a name of `pathotune encoders list`, timm:NAME, hf-hub:ORG/NAME, or local:PATH.",
         flag="--encoder",
         aliases=("--patch-encoder",),
+        rest="also",
+    )
+    also: tuple[str, ...] = setting(
+        (),
+        "Further encoders, whose features are made in the same pass; --encoder may be given more than once.",
+        hashed=False,
+        flag="--also-encoder",
     )
     weights: str | None = setting(
         None,

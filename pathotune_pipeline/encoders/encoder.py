@@ -50,11 +50,12 @@ class Encoder:
     def fingerprint(self) -> str:
         return fingerprint("encoder", REVISION, self.recipe())
 
-    def encode(self, tiles: torch.Tensor | np.ndarray) -> torch.Tensor:
+    def encode(self, tiles: torch.Tensor | np.ndarray, *, pad_to: int | None = None) -> torch.Tensor:
         """Feature vectors of tiles.
 
         Args:
             tiles: uint8 [B, H, W, 3], RGB, square, B at most the batch size.
+            pad_to: batch size where not the Spec's: less, where the device has no room for that.
 
         Returns:
             float32 [B, D] on the encoder's device.
@@ -65,11 +66,11 @@ class Encoder:
         batch = torch.as_tensor(tiles)
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3 or batch.shape[1] != batch.shape[2]:
             raise ValueError(f"tiles must be uint8 [B, P, P, 3]; found {batch.dtype} {tuple(batch.shape)}.")
-        count = batch.shape[0]
-        if count > self.batch_size:
-            raise ValueError(f"at most {self.batch_size} tiles a batch; found {count}. Raise --batch-size or split.")
-        if count < self.batch_size:
-            padding = torch.zeros((self.batch_size - count, *batch.shape[1:]), dtype=torch.uint8, device=batch.device)
+        count, size = batch.shape[0], pad_to or self.batch_size
+        if count > size:
+            raise ValueError(f"at most {size} tiles a batch; found {count}. Raise --batch-size or split.")
+        if count < size:
+            padding = torch.zeros((size - count, *batch.shape[1:]), dtype=torch.uint8, device=batch.device)
             batch = torch.cat([batch, padding])
         with torch.inference_mode():
             return self._forward(batch.to(self.device, non_blocking=True))[:count]

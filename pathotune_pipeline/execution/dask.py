@@ -1,57 +1,144 @@
-"""Work on Dask workers: a cluster of this machine's own, or one that already runs somewhere.
+"""Work on the workers of a Dask scheduler, whichever way they came to be.
 
-Items and results are small; data stay where they are. Items are handed out through a sliding window, because Dask
-queues everything it is given at once and then rebalances it over and over.
+Items and results are small; data stay where they are. Each worker process has a few items in hand and no more wait in
+Dask: which worker an item goes to is decided here, so that it is known what a worker had in hand when it died. Whatever
+that was is done again with the worker to itself; an item under which a worker dies then is the one to blame.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
+import operator
 import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pathotune_pipeline.errors import UsageError, WorkerLostError
-from pathotune_pipeline.execution.executor import Result, usable_cores
+from pathotune_pipeline.errors import WorkerLostError
+from pathotune_pipeline.execution.executor import Result
 
 ALLOWED_DEATHS = 2
-"""A worker may die under an item so many times; at the next death the item is given up."""
-CONNECT_TIMEOUT_S = 10.0
-WORKERS_TIMEOUT_S = 120.0
+"""A worker may die once with an item among others in hand, and so many times with nothing else; then it is given up."""
+POLL_S = 1.0
+"""How often workers are counted while nothing happens."""
+SCALE_S = 10.0
+"""How often a cluster is asked to make up for workers that went away."""
+FETCH_TIMEOUT_S = 60.0
+FETCH_POLL_S = 1.0
 
-_NANNY_ENVIRONMENT = {
-    # The nanny's defaults serve dataframes. Threads are set where the work is; trimming on every free is dear.
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-}
+_log = logging.getLogger(__name__)
 
 
 class _ResultLostError(WorkerLostError):
-    """An item was done, and its worker died before its result was fetched."""
+    """An item's worker died under it, or before its result was fetched."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """An item on its way: its place in the list, and how often its result was lost before."""
+_GONE = WorkerLostError("the Dask scheduler went away. Start it and run again.")
+_DEADLY = WorkerLostError(
+    f"its worker process died {ALLOWED_DEATHS + 1} times under it, {ALLOWED_DEATHS} times with nothing else in hand. Look at "
+    "memory, and open the slide alone with `pathotune info`."
+)
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    """An item on its way: its place in the list, and how often a worker died under it."""
 
     index: int
     item: Any
-    attempt: int = 0
+    owner: _Map
+    deaths: int = 0
+    future: Any = None
+    lost: bool = False  # its worker is no longer there
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A worker process and what it has in hand."""
+
+    address: str
+    slots: int
+    gpus: float
+    items: set[_Item] = field(default_factory=set)
+    taken: bool = False  # by an item that must have it to itself
+
+    def resources(self, *, alone: bool) -> dict[str, float] | None:
+        """What an item takes of the worker's GPU: all, or a share; shares are powers of two, which add up exactly."""
+        if not self.gpus:
+            return None
+        return {"GPU": self.gpus if alone else self.gpus / 2 ** math.ceil(math.log2(self.slots))}
+
+
+class _Map:
+    """One call of `map`: what it has still to hand out, and what has come to an end and not been told of."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> None:
+        self.function = function
+        self.ended: deque[_Item] = deque()
+        self.in_hand = 0
+        self._left = operator.length_hint(items)
+        self._fresh = (_Item(index, item, self) for index, item in enumerate(items))
+        self._next: _Item | None = None
+
+    @property
+    def left(self) -> int:
+        """About how many items are still to be handed out."""
+        return max(0, self._left)
+
+    def waits(self) -> bool:
+        """Whether there is something to hand out."""
+        if self._next is None:
+            self._next = next(self._fresh, None)
+        return self._next is not None
+
+    def take(self) -> _Item:
+        """The next item; call it where `waits`."""
+        item, self._next = self._next, None
+        if item is None:
+            raise LookupError("nothing waits to be handed out")
+        self.in_hand += 1
+        self._left -= 1
+        return item
 
 
 class DaskExecutor:
-    """Maps over the workers of a Dask client."""
+    """Maps over the workers of a Dask client. Several threads may map at once.
 
-    def __init__(self, client: Any, cluster: Any = None, *, threads: int = 1) -> None:
-        self._client = client
-        self._cluster = cluster
-        self._threads = threads
-        self._closed = threading.Event()
+    Args:
+        client: connected.
+        cluster: closed with the executor; None where it is somebody else's.
+        slides_at_once: items a worker has in hand, if it has as many threads.
+        threads: that a worker process may use; None asks the workers.
+        most_workers: as many are asked of the cluster where there is work for them; None leaves it as it is.
+        least_workers: as many it has from the beginning.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        cluster: Any = None,
+        *,
+        slides_at_once: int = 1,
+        threads: int | None = None,
+        most_workers: int | None = None,
+        least_workers: int = 0,
+    ) -> None:
+        self._client, self._cluster = client, cluster
+        self._at_once, self._threads = slides_at_once, threads
+        self._asked, self._most = least_workers, most_workers
+        self._batch = uuid.uuid4().hex[:8]
+        self._number = itertools.count()
+        self._changed = threading.Condition()
+        self._workers: dict[str, _Worker] = {}
+        self._maps: list[_Map] = []
+        self._suspects: deque[_Item] = deque()
+        self._counted_s = self._scaled_s = -math.inf
+        self._gone = self._closed = False
 
     @property
     def here(self) -> bool:
@@ -59,43 +146,173 @@ class DaskExecutor:
 
     @property
     def workers(self) -> int:
-        return max(1, len(self._client.nthreads()))
+        """Workers now, or as many as the cluster may have."""
+        return max(1, len(self._client.nthreads()), self._most or 0)
 
-    def threads_per_item(self) -> int:
-        return self._threads
-
-    def _window(self) -> int:
-        return 2 * max(1, sum(self._client.nthreads().values()))
+    def threads_per_worker(self) -> int:
+        return self._threads or min(self._client.nthreads().values(), default=1)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
-        from distributed import as_completed
+        mine = _Map(function, items)
+        with self._changed:
+            self._maps.append(mine)
+        try:
+            while True:
+                with self._changed:
+                    self._place()
+                    while not mine.ended:
+                        if not mine.in_hand and not mine.waits():
+                            return
+                        if self._gone:
+                            break
+                        self._changed.wait(POLL_S)
+                        self._place()
+                    ended = list(mine.ended)
+                    mine.ended.clear()
+                    if self._gone and not ended:
+                        ended = self._give_up(mine)
+                for item in ended:
+                    result = self._settle(item, mine)
+                    if result is not None:
+                        yield result
+        finally:
+            with self._changed:
+                self._maps.remove(mine)
+                self._drop(mine)
 
-        batch = uuid.uuid4().hex[:8]
-        waiting = enumerate(items)
-        places: dict[str, _Sent] = {}
+    # --- what became of an item ------------------------------------------------------------------------------------
 
-        def send(sent: _Sent) -> Any:
-            key = f"pathotune-{batch}-{sent.index}-{sent.attempt}"
-            places[key] = sent
-            return self._client.submit(function, sent.item, key=key, pure=False)
+    def _ended(self, item: _Item) -> None:
+        """Called by Dask's client when a future is settled, or by the count of workers when its worker is gone."""
+        with self._changed:
+            for worker in self._workers.values():
+                if item in worker.items:
+                    worker.items.discard(item)
+                    worker.taken = False
+                    break
+            else:
+                return  # its worker was found to be gone, or nobody waits for it any more
+            if item.future.status != "finished":
+                self._counted_s = -math.inf  # a worker may be gone
+            item.owner.ended.append(item)
+            self._changed.notify_all()
 
-        def submit(count: int) -> list[Any]:
-            return [send(_Sent(index, item)) for index, item in itertools.islice(waiting, count)]
+    def _settle(self, item: _Item, mine: _Map) -> Result | None:
+        """An item's result; None where it is to be done again."""
+        if item.future is None:
+            result = Result(item.index, error=_GONE)
+        else:
+            result = _lost(item.index) if item.lost else _result(item.index, item.future)
+            item.future.release()
+        with self._changed:
+            if result.error is _GONE:
+                self._gone = True
+            elif isinstance(result.error, _ResultLostError):
+                item.deaths += 1
+                if item.deaths <= ALLOWED_DEATHS:
+                    item.lost = False
+                    self._suspects.append(item)
+                    self._changed.notify_all()
+                    return None
+                result = Result(item.index, error=_DEADLY)
+            mine.in_hand -= 1
+        return result
 
-        running = as_completed(submit(self._window()))
-        for future in running:
-            sent = places.pop(future.key)
-            result = _result(sent.index, future)
-            future.release()
-            if isinstance(result.error, _ResultLostError) and sent.attempt < ALLOWED_DEATHS:
-                running.add(send(replace(sent, attempt=sent.attempt + 1)))
-                continue
-            running.update(submit(max(0, self._window() - len(places))))
-            yield result
+    def _give_up(self, mine: _Map) -> list[_Item]:
+        """Everything of a map that has no result, as the scheduler is gone."""
+        left = self._drop(mine)
+        while mine.waits():
+            left.append(mine.take())
+        for item in left:
+            item.future = None
+        return left
+
+    def _drop(self, mine: _Map) -> list[_Item]:
+        """Take from suspects and workers what belongs to a map; what has not begun does not begin."""
+        dropped = [item for item in self._suspects if item.owner is mine]
+        self._suspects = deque(item for item in self._suspects if item.owner is not mine)
+        for worker in self._workers.values():
+            for item in [item for item in worker.items if item.owner is mine]:
+                worker.items.discard(item)
+                worker.taken = False
+                item.future.release()
+                dropped.append(item)
+        return dropped
+
+    # --- who does what ---------------------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Hand out items to workers that have room."""
+        if self._gone:
+            return
+        now = time.monotonic()
+        if now - self._counted_s >= POLL_S:
+            self._counted_s = now
+            self._count()
+        if self._most and now - self._scaled_s >= SCALE_S:
+            self._scaled_s = now
+            self._scale()
+        for worker in self._workers.values():
+            if self._suspects and not worker.items:
+                self._send(self._suspects.popleft(), worker, alone=True)
+        # Where suspects are left, the worker with least in hand gets nothing new until it is free for them.
+        spared = min(self._eligible(), key=lambda worker: len(worker.items), default=None) if self._suspects else None
+        while True:
+            free = [each for each in self._eligible() if each is not spared and len(each.items) < each.slots]
+            source = min((each for each in self._maps if each.waits()), key=lambda each: each.in_hand, default=None)
+            if not free or source is None:
+                return
+            self._send(source.take(), min(free, key=lambda worker: len(worker.items)), alone=False)
+
+    def _eligible(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if not worker.taken]
+
+    def _send(self, item: _Item, worker: _Worker, *, alone: bool) -> None:
+        worker.items.add(item)
+        worker.taken = alone
+        item.future = self._client.submit(
+            item.owner.function, item.item, key=f"pathotune-{self._batch}-{next(self._number)}", pure=False,
+            workers=[worker.address], allow_other_workers=False, resources=worker.resources(alone=alone),
+        )  # fmt: skip
+        item.future.add_done_callback(lambda future: self._ended(item) if item.future is future else None)
+
+    def _count(self) -> None:
+        """See which workers there are; what was in the hands of one that is gone is lost."""
+        try:
+            listed = self._client.scheduler_info()["workers"]
+        except Exception as error:  # noqa: BLE001 - whatever Dask raises when nobody answers
+            if self._client.status in ("closed", "closing"):
+                self._gone = True
+                self._changed.notify_all()
+            _log.warning("the Dask scheduler does not answer (%s)", type(error).__name__)
+            return
+        gpus = {address: float(facts.get("resources", {}).get("GPU", 0)) for address, facts in listed.items()}
+        for address, facts in listed.items():
+            if address not in self._workers and (gpus[address] or not any(gpus.values())):
+                slots = max(1, min(self._at_once, int(facts["nthreads"])))
+                self._workers[address] = _Worker(address, slots, gpus[address])
+        for address in [address for address in self._workers if address not in listed]:
+            for item in self._workers.pop(address).items:
+                if item.future.status == "pending":
+                    item.lost = True
+                    item.future.cancel()
+                item.owner.ended.append(item)
+            self._changed.notify_all()
+
+    def _scale(self) -> None:
+        """Ask for as many workers as there is work for; those that were asked for stay until the end."""
+        work = len(self._suspects) + sum(each.left + each.in_hand for each in self._maps)
+        self._asked = max(self._asked, min(self._most or 0, math.ceil(work / self._at_once)))
+        if self._cluster is None or not work:
+            return
+        try:
+            self._cluster.scale(self._asked)  # what went away meanwhile is made up for
+        except Exception as error:  # noqa: BLE001 - whatever a scheduler of jobs raises; it is asked again
+            _log.warning("no %d workers can be had (%s: %s); asking again", self._asked, type(error).__name__, error)
 
     def close(self) -> None:
-        if not self._closed.is_set():
-            self._closed.set()
+        if not self._closed:
+            self._closed = True
             self._client.close()
             if self._cluster is not None:
                 self._cluster.close()
@@ -107,79 +324,25 @@ class DaskExecutor:
         self.close()
 
 
+def _lost(index: int, why: str = "its worker process went away under it.") -> Result:
+    return Result(index, error=_ResultLostError(f"{why} Run again."))
+
+
 def _result(index: int, future: Any) -> Result:
     from distributed import KilledWorker
 
-    if future.status == "finished":
+    deadline = time.monotonic() + FETCH_TIMEOUT_S
+    while future.status == "finished":
         try:
-            return Result(index, value=future.result(timeout=60))
+            return Result(index, value=future.result(timeout=FETCH_POLL_S))
+        except TimeoutError as error:
+            if time.monotonic() > deadline:
+                return _lost(index, f"its result did not come ({type(error).__name__}).")
         except Exception as error:  # noqa: BLE001 - the worker went between finishing and fetching
-            return Result(index, error=_ResultLostError(f"its result was lost with its worker ({error}). Run again."))
+            return _lost(index, f"its result was lost with its worker ({error}).")
     if future.status == "cancelled":
-        return Result(index, error=WorkerLostError("the Dask scheduler went away. Start it and run again."))
+        return Result(index, error=_GONE)
     if future.status != "error":  # done a moment ago, and lost again with its worker
-        return Result(index, error=_ResultLostError("its result was lost with its worker. Run again."))
-    raised = future.exception(timeout=60)
-    if isinstance(raised, KilledWorker):
-        return Result(
-            index,
-            error=WorkerLostError(
-                f"its worker process died {ALLOWED_DEATHS + 1} times under it. Look at memory, and open the slide alone "
-                "with `pathotune info`."
-            ),
-        )
-    return Result(index, error=raised)
-
-
-def local_executor(workers: int) -> DaskExecutor:
-    """A cluster of worker processes on this machine; they restart when they die."""
-    import dask
-    from distributed import Client, LocalCluster
-
-    settings = {
-        "distributed.nanny.pre-spawn-environ": _NANNY_ENVIRONMENT,
-        "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
-        "distributed.scheduler.worker-saturation": 1.0,  # an item waiting behind a deadly one is not blamed for it
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": False,
-        "distributed.worker.profile.enabled": False,
-    }
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # what became of items is told by results
-    with dask.config.set(settings):
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address="127.0.0.1:0",
-            host="127.0.0.1",
-            silence_logs=logging.CRITICAL,
-        )
-    return DaskExecutor(Client(cluster), cluster, threads=max(1, usable_cores() // workers))
-
-
-def connected_executor(address: str) -> DaskExecutor:
-    """The workers of a running scheduler. Their number and threads are theirs to choose.
-
-    Raises:
-        UsageError: nothing answers there, or no worker appears.
-    """
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=CONNECT_TIMEOUT_S)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--executor {address}: no Dask scheduler answers there ({type(error).__name__}). "
-            "Start one with `dask scheduler`, or use --executor local."
-        ) from None
-    try:
-        client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_S)
-    except TimeoutError:
-        client.close()
-        raise UsageError(
-            f"--executor {address}: the scheduler has no worker. Start one with `dask worker {address}`."
-        ) from None
-    return DaskExecutor(client)
+        return _lost(index, "its result was lost with its worker.")
+    raised = future.exception(timeout=FETCH_TIMEOUT_S)
+    return _lost(index) if isinstance(raised, KilledWorker) else Result(index, error=raised)

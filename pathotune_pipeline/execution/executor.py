@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from pathotune_pipeline.errors import UsageError
@@ -16,11 +17,23 @@ class ExecutionSpec(Spec):
 
     executor: str = setting(
         "local",
-        "serial (this process), local (Dask workers on this machine), or a Dask scheduler's address.",
+        "serial (this process), local (Dask workers on this machine), a Dask scheduler's address, or a cluster's YAML file.",
         hashed=False,
     )
     workers: int | None = setting(
-        None, "Worker processes of the local executor; empty: one a core, at most 8.", hashed=False, ge=1, le=512
+        None,
+        "Worker processes of the local executor; empty: one a GPU, or without any one a core, at most 8.",
+        hashed=False,
+        ge=1,
+        le=512,
+    )
+
+    slides_at_once: int = setting(
+        2,
+        "Slides a worker process has in hand: the next is opened, and its tissue found, while one is encoded.",
+        hashed=False,
+        ge=1,
+        le=16,
     )
 
     @property
@@ -55,8 +68,8 @@ class Executor(Protocol):
     @property
     def workers(self) -> int: ...
 
-    def threads_per_item(self) -> int:
-        """Threads an item may use so that all workers together fill the machine and no more."""
+    def threads_per_worker(self) -> int:
+        """Threads that a worker process may use, so that all of them together fill the machine and no more."""
         ...
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
@@ -75,22 +88,32 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def create_executor(spec: ExecutionSpec) -> Executor:
+def create_executor(spec: ExecutionSpec, *, gpus: bool = True) -> Executor:
     """The executor a Spec names.
+
+    Args:
+        spec: which.
+        gpus: whether the work may use GPUs: then a local worker is made for each.
 
     Raises:
         UsageError: no such executor, or the scheduler does not answer.
+        SpecError: the cluster's file has a setting that is not known or not allowed.
+        MissingExtraError: what that kind of cluster needs is not installed.
     """
     from pathotune_pipeline.execution.serial import SerialExecutor
 
     if spec.executor == "serial":
-        return SerialExecutor()
-    from pathotune_pipeline.execution import dask
+        return SerialExecutor(spec.slides_at_once)
+    from pathotune_pipeline.execution import clusters
 
     if spec.executor == "local":
-        return dask.local_executor(spec.workers or min(8, usable_cores()))
+        local = clusters.ClusterSpec(workers=spec.workers, use_gpus=gpus)
+        return clusters.start(local, slides_at_once=spec.slides_at_once)
+    if spec.executor.endswith((".yaml", ".yml")):
+        return clusters.start(clusters.read_cluster(Path(spec.executor)), slides_at_once=spec.slides_at_once)
     if ":" in spec.executor:
-        return dask.connected_executor(spec.executor)
+        return clusters.connect(spec.executor, slides_at_once=spec.slides_at_once)
     raise UsageError(
-        f"--executor {spec.executor!r}: give serial, local, or a Dask scheduler's address such as tcp://10.0.0.5:8786."
+        f"--executor {spec.executor!r}: give serial, local, a Dask scheduler's address such as tcp://10.0.0.5:8786, or a "
+        "cluster's file such as configs/execution/slurm.yaml."
     )

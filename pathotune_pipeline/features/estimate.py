@@ -10,8 +10,8 @@ from typing import Any
 from pathotune_pipeline.archive.companions import companion_files
 from pathotune_pipeline.archive.identity import key_of
 from pathotune_pipeline.errors import PathotuneError
-from pathotune_pipeline.features.extract import ExtractPlan
 from pathotune_pipeline.features.plan import Fingerprints, SlideJob
+from pathotune_pipeline.features.planning import ExtractPlan
 from pathotune_pipeline.slides.open import open_slide
 from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.files import parse_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Status = Literal["committed", "empty", "failed"]
@@ -22,10 +22,12 @@ class Outcome:
         tiles: tiles committed.
         invalid_tiles: of them, how many could not be read and are marked so.
         seconds: wall time of the slide's job.
-        stages: seconds by stage; read_s and encode_s are sums over threads.
+        stages: seconds by stage; read_s, encode_s and how long each waited for the other are sums over threads.
         transient: whether trying again may help (a lost worker, a disk that did not answer).
         identity: the slide's content hash where it was read.
         facts: what the report shows: mpp, level, enlargement, reader.
+        features: name of the set that it tells of.
+        others: outcomes of further sets that the same job made; what is told of a run has none.
     """
 
     slide_id: str
@@ -39,9 +41,18 @@ class Outcome:
     transient: bool = False
     identity: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    features: str = ""
+    others: tuple[Outcome, ...] = ()
+
+    def each(self) -> list[Outcome]:
+        """This outcome and its others, each by itself."""
+        return [replace(self, others=()), *self.others]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values, without the others."""
+        plain = asdict(replace(self, others=()))
+        del plain["others"]
+        return plain
 
 
 def count(outcomes: Iterable[Outcome]) -> dict[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from pathotune_pipeline.archive.manifest import SlideItem
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
@@ -24,6 +25,7 @@ from pathotune_pipeline.tissue.segment import REVISION as TISSUE_REVISION
 from pathotune_pipeline.tissue.segmenter import CLASSIC, segmenter_recipe
 
 NO_GUIDANCE = Guidance()
+CompileMode = Literal["no", "default", "reduce-overhead", "max-autotune"]
 
 REVISION = 1
 """Raised when reading, resampling or the order of tiles changes features."""
@@ -44,6 +46,11 @@ class EngineSpec(Spec):
         hashed=False,
         ge=0,
         le=1,
+    )
+    compile: CompileMode = setting(
+        "no",
+        "torch.compile's mode: no, default, reduce-overhead or max-autotune; differs from no in the last digits only.",
+        hashed=False,
     )
 
 
@@ -75,6 +82,11 @@ class ExtractSpec(Spec):
     engine: EngineSpec = EngineSpec()
     leases: LeaseSpec = LeaseSpec()
     staging: StagingSpec = StagingSpec()
+
+    def of_each_encoder(self) -> list[ExtractSpec]:
+        """This Spec once for each encoder, every one with a single one: what a set is made with."""
+        names = dict.fromkeys((self.encoder.name, *self.encoder.also))
+        return [self.with_values(encoder={**self.encoder.model_dump(), "name": name, "also": ()}) for name in names]
 
     def recorded(self) -> dict[str, Any]:
         """Plain values for records. Folders may bear names: of annotations records say only that they were given, and of
@@ -288,6 +300,7 @@ class SlideJob:
         planner: the process that planned the run (`store.owner`).
         state: of the slide's files when the run was planned (`archive.companions`); does not show either.
         guidance: its imported mask and annotations.
+        also: further recipes of which the slide is missing: other encoders, in the same pass.
     """
 
     item: SlideItem
@@ -299,3 +312,4 @@ class SlideJob:
     guidance: Guidance = NO_GUIDANCE
     planner: str = ""
     state: str | None = field(default=None, repr=False)
+    also: tuple[Recipe, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pathotune_pipeline.archive.identity import key_of
@@ -32,9 +33,9 @@ class HeldElsewhere:
     lease: str
 
 
-def lease_of(job: SlideJob) -> str:
-    """Name of a job's lease: the set, and the slide. Its contents are hashed under the lease."""
-    return f"{job.recipe.features_set}/{key_of(job.item.slide_id)}"
+def leases_of(job: SlideJob) -> list[str]:
+    """Names of a job's leases: each set, and the slide. Its contents are hashed under them."""
+    return sorted(f"{recipe.features_set}/{key_of(job.item.slide_id)}" for recipe in (job.recipe, *job.also))
 
 
 def process_leased(job: SlideJob) -> Outcome | HeldElsewhere:
@@ -43,11 +44,14 @@ def process_leased(job: SlideJob) -> Outcome | HeldElsewhere:
     Raises:
         StoreUnwritableError: the store is full, read-only or forbidden.
     """
-    lease = take_lease(FeatureStore(job.store).place, lease_of(job), job.recipe.spec.leases.lease_s)
-    if lease is None:
-        return HeldElsewhere(lease_of(job))
-    with lease, staged(job) as ready:
-        return process_slide(ready)
+    place, lease_s = FeatureStore(job.store).place, job.recipe.spec.leases.lease_s
+    with ExitStack() as held:
+        for name in leases_of(job):  # in one order everywhere, so that no two jobs wait for each other
+            lease = take_lease(place, name, lease_s)
+            if lease is None:
+                return HeldElsewhere(name)
+            held.enter_context(lease)
+        return process_slide(held.enter_context(staged(job)))
 
 
 def map_shared(executor: Executor, jobs: Sequence[SlideJob]) -> Iterator[Result]:
@@ -90,7 +94,7 @@ def _wait(watch: LeaseWatch, jobs: Sequence[SlideJob], held: list[int]) -> tuple
     if held:
         _log.warning("%d slides are being made by another run on this store; waiting for it", len(held))
     while held:
-        free = [index for index in held if watch.state(lease_of(jobs[index])) != "held"]
+        free = [index for index in held if all(watch.state(name) != "held" for name in leases_of(jobs[index]))]
         if free:
             return free, [index for index in held if index not in free]
         time.sleep(POLL_S)

@@ -1,389 +1,89 @@
-"""One slide's job, as a worker process does it: identity, tissue, tiles, features, each committed before the next."""
+"""One slide's job, as a worker process does it: all that is missing of it, for all recipes, in one pass over its tiles."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
-import cv2
-import numpy as np
-
-from pathotune_pipeline.archive.companions import state_of
-from pathotune_pipeline.archive.identity import content_hash, key_of, redact
-from pathotune_pipeline.encoders.create import create_encoder
-from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.engine.device import pick_device
-from pathotune_pipeline.errors import (
-    AnnotationError,
-    PathotuneError,
-    SlideChangedError,
-    SlideError,
-    StoreUnwritableError,
-    WeightsError,
-)
-from pathotune_pipeline.failpoints import failpoint
-from pathotune_pipeline.features.masks import rescaled_import
+from pathotune_pipeline.errors import StoreUnwritableError
+from pathotune_pipeline.features.engine import Engine, engine_of
+from pathotune_pipeline.features.held import HeldSlide
 from pathotune_pipeline.features.outcome import Outcome
-from pathotune_pipeline.features.persist import grid_facts, load_grid, load_tissue, tissue_arrays, tissue_facts
-from pathotune_pipeline.features.plan import Fingerprints, Recipe, SlideJob
-from pathotune_pipeline.features.regions import region_arrays, regions_of
-from pathotune_pipeline.features.stream import RowWriter, StreamStats, stream_features
-from pathotune_pipeline.provenance import now, package_versions
-from pathotune_pipeline.slides.illumination import illumination_of
-from pathotune_pipeline.slides.open import open_checked
-from pathotune_pipeline.slides.slide import Slide
-from pathotune_pipeline.store.layout import CHUNK_ROWS, SetName
+from pathotune_pipeline.features.plan import SlideJob
+from pathotune_pipeline.features.slide_work import SlideWork
+from pathotune_pipeline.features.stream import Part
 from pathotune_pipeline.store.store import FeatureStore
-from pathotune_pipeline.tiles.concentric import concentric
-from pathotune_pipeline.tiles.grid import TileGrid, tile_slide
-from pathotune_pipeline.tiles.select import select_tiles
-from pathotune_pipeline.tiles.stain import fit_slide
-from pathotune_pipeline.tissue.mask import TissueMask
-from pathotune_pipeline.tissue.quality import flags
-from pathotune_pipeline.tissue.segment import find_tissue
-from pathotune_pipeline.tissue.segmenter import segmenter_recipe
 
-FLUORESCENCE = "fluorescence, not brightfield; --allow-fluorescence to tile it anyway"
-"""Why a fluorescence slide adds no tiles."""
-
-_encoders: dict[str, Encoder] = {}
-_encoders_lock = threading.Lock()
+_at_work: Counter[str] = Counter()
+_at_work_lock = threading.Lock()
 
 
 def process_slide(job: SlideJob) -> Outcome:
-    """Do one slide's job and say what became of it. Never raises for what is wrong with the slide."""
+    """Do one slide's job and say what became of it. Never raises for what is wrong with the slide.
+
+    Returns:
+        The outcome of the job's first recipe; those of its other recipes are in `others`.
+
+    Raises:
+        StoreUnwritableError: the store is full, read-only or forbidden.
+    """
     began = time.perf_counter()
-    work = _SlideWork(job)
+    held = HeldSlide(job)
+    works = [SlideWork(recipe, held) for recipe in (job.recipe, *job.also)]
+    with _staging(held.store):
+        try:
+            engine = engine_of(pick_device(job.recipe.spec.encoder.device))
+            with engine.expecting():
+                for work in works:
+                    work.attempt(work.prepare)
+                _stream([work for work in works if work.outcome is None], engine)
+                for work in works:
+                    work.attempt(work.finish)
+        except StoreUnwritableError:
+            raise  # every slide would meet it
+        except Exception as error:  # noqa: BLE001 - one slide never stops the others; its report says what happened
+            for work in works:
+                work.fail(error)
+        finally:
+            for work in works:
+                work.close()
+            held.close()
+    first, *others = (work.told(time.perf_counter() - began) for work in works)
+    return replace(first, others=tuple(others))
+
+
+@contextmanager
+def _staging(store: FeatureStore) -> Iterator[None]:
+    """Within the block this process's staging folder stays; the last of its slides to leave takes it away."""
+    name = store.address
+    with _at_work_lock:
+        _at_work[name] += 1
     try:
-        outcome = work.run()
-    except StoreUnwritableError:
-        raise  # every slide would meet it
-    except SlideError as error:
-        outcome = work.failed_slide(error)
-    except (OSError, MemoryError) as error:
-        outcome = work.failed(f"{type(error).__name__}: {error}", transient=True)
-    except PathotuneError as error:
-        outcome = work.failed(str(error))
-    except Exception as error:  # noqa: BLE001 - one slide never stops the others; its report says what happened
-        outcome = work.failed(f"unexpected {type(error).__name__}: {error}")
-    return work.timed(outcome, time.perf_counter() - began)
+        yield
+    finally:
+        with _at_work_lock:
+            _at_work[name] -= 1
+            if not _at_work[name]:
+                store.close_staging()
 
 
-def worker_encoder(recipe: Recipe) -> Encoder:
-    """This process's resident copy of the recipe's encoder.
-
-    Raises:
-        WeightsError: the weights found here are not those that the run was planned with.
-    """
-    key = f"{recipe.spec.encoder.model_dump_json()}"
-    with _encoders_lock:
-        if key not in _encoders:
-            device = pick_device(recipe.spec.encoder.device)
-            _encoders[key] = create_encoder(recipe.spec.encoder, device=device)
-        encoder = _encoders[key]
-    if encoder.recipe() != recipe.encoder:
-        raise WeightsError(
-            f"{recipe.card.name}: the weights on this worker differ from those that the run was planned with. "
-            "Give every machine the same files."
-        )
-    return encoder
-
-
-def check_segmenter(recipe: Recipe) -> None:
-    """Make sure that a segmenter found here is the one that the run was planned with.
-
-    Raises:
-        WeightsError: it is not.
-    """
-    if segmenter_recipe(recipe.spec.tissue) != recipe.segmenter:
-        raise WeightsError(
-            f"--segmenter {recipe.spec.tissue.segmenter}: its file on this worker differs from that the run was planned "
-            "with. Give every machine the same files."
-        )
-
-
-class _SlideWork:
-    """The state of one job: what is known of the slide so far, and how long each stage took."""
-
-    def __init__(self, job: SlideJob) -> None:
-        self.job, self.recipe = job, job.recipe
-        self.slide_id = job.item.slide_id
-        self.key = key_of(self.slide_id)
-        self.store = FeatureStore(job.store)
-        self.stages: dict[str, float] = {}
-        self.identity: str | None = None
-        self.mask: str | None = None
-        self.facts: dict[str, Any] = {}
-        self._state: str | None = None
-        self._slide: Slide | None = None
-
-    # --- outcomes --------------------------------------------------------------------------------------------------
-
-    def failed(self, reason: str, *, transient: bool = False) -> Outcome:
-        told = redact(reason, self.job.item.path, self.slide_id)
-        return self._outcome("failed", reason=told, transient=transient)
-
-    def failed_slide(self, error: SlideError) -> Outcome:
-        """What is wrong with a slide; where its file has changed meanwhile, that is."""
-        try:
-            self._check_unchanged()
-        except SlideChangedError as changed:
-            return self.failed(str(changed), transient=True)
-        return self.failed(str(error))
-
-    def _outcome(self, status: Any, **more: Any) -> Outcome:
-        return Outcome(self.slide_id, status, identity=self.identity, facts=self.facts, **more)
-
-    def timed(self, outcome: Outcome, seconds: float) -> Outcome:
-        stages = {name: round(value, 4) for name, value in self.stages.items()}
-        return replace(outcome, seconds=round(seconds, 3), stages=stages)
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - began
-
-    # --- the work --------------------------------------------------------------------------------------------------
-
-    def run(self) -> Outcome:
-        cv2.setNumThreads(1)  # parallelism is across tiles
-        if self.job.guidance.problem:
-            raise AnnotationError(self.job.guidance.problem)
-        with self._stage("identity_s"):
-            self._state = state_of(self.job.item.path)
-            known = self.job.identity if self.job.state in (None, self._state) else None
-            self.identity = known or content_hash(self.job.item.path)
-        pointer = self.job.guidance.mask
-        self.mask = pointer.for_slide(self.identity) if pointer else None
-        prints = self.recipe.fingerprints(self.identity, self.job.mpp, self.job.guidance)
-        if self.store.is_committed(self.recipe.features_set, self.key, prints.features):
-            self.store.renew(self.recipe.features_set, self.key, prints.features)
-            return outcome_of_record(self.store, self.recipe, self.slide_id, prints, self.identity)
-        try:
-            grid = self._grid(prints)
-            if len(grid.coords) == 0:
-                return self._commit_empty(prints)
-            return self._features(prints, grid)
-        finally:
-            if self._slide is not None:
-                self._slide.close()
-            self.store.close_staging()
-
-    def _check_unchanged(self) -> None:
-        """Make sure that what was read are the contents whose hash stands in the fingerprints.
-
-        Raises:
-            SlideChangedError: they are not.
-        """
-        if self._state is not None and state_of(self.job.item.path) != self._state:
-            raise SlideChangedError(
-                "its file changed while it was read: nothing of it is kept. Let it be copied whole, then run again."
-            )
-
-    def slide(self) -> Slide:
-        """The slide, opened when first needed."""
-        if self._slide is None:
-            with self._stage("open_s"):
-                self._slide = open_checked(self.job.item.path, self.recipe.spec.slide, mpp=self.job.item.mpp)
-            info = self._slide.info
-            self.facts["slide"] = info.as_dict()
-        return self._slide
-
-    @property
-    def _tissue_set(self) -> SetName:
-        return self.recipe.tissue_set_of(self.mask)
-
-    def _tissue(self, prints: Fingerprints) -> TissueMask:
-        tissue_set = self._tissue_set
-        if self.store.is_committed(tissue_set, self.key, prints.tissue):
-            return load_tissue(self.store, self.store.record(tissue_set, self.key, prints.tissue))
-        slide = self.slide()
-        with self._stage("tissue_s"):
-            made_by: dict[str, Any]
-            if self.mask is not None:  # imported under another mpp than the slide is given now
-                mask = rescaled_import(self.store, self.key, self.mask, slide.info)
-                facts, made_by = {**tissue_facts(mask), "imported_mask": self.mask}, {}
-            else:
-                check_segmenter(self.recipe)
-                mask = find_tissue(slide, self.recipe.spec.tissue)
-                facts = tissue_facts(mask)
-                made_by = {
-                    "settings": self.recipe.spec.tissue.model_dump(mode="json"),
-                    **({"segmenter": self.recipe.segmenter} if self.recipe.segmenter else {}),
-                }
-        with self._stage("commit_s"):
-            attributes = {**facts, "slide": slide.info.as_dict(), **made_by}
-            self._commit(tissue_set, prints.tissue, tissue_arrays(mask), facts, attributes)
-        failpoint("tissue.committed")
-        return mask
-
-    def _grid(self, prints: Fingerprints) -> TileGrid:
-        tiles_set, spec = self.recipe.tiles_set, self.recipe.spec.tiles
-        if self.store.is_committed(tiles_set, self.key, prints.tiles):
-            return load_grid(self.store, self.store.record(tiles_set, self.key, prints.tiles))
-        # Whether the scale can be had is known before any pixel is read.
-        self.slide().info.choose_level(self.recipe.mpp)
-        mask = self._tissue(prints)
-        self.facts["illumination"] = light = illumination_of(mask.thumbnail)
-        dark = light == "fluorescence" and not self.recipe.spec.slide.allow_fluorescence
-        with self._stage("grid_s"):
-            regions = regions_of(mask, self.job.guidance.annotation, self.recipe.spec.regions)
-            grid = tile_slide(
-                self.slide().info, mask, spec, mpp=spec.centred_on_mpp or self.recipe.mpp, tile_px=self.recipe.tile_px,
-                allowed=regions.allowed if regions else None,
-            )  # fmt: skip
-            if dark:
-                grid = replace(grid, coords=grid.coords[:0], tissue_fraction=grid.tissue_fraction[:0])
-            grid = select_tiles(self.slide(), grid, spec, content=self.identity or "", threads=self.job.threads)
-            if spec.centred_on_mpp is not None:
-                (grid,) = concentric(grid, self.slide().info, mask=mask, mpps=[self.recipe.mpp])
-            arrays = {"coords": grid.coords, "tissue_fraction": grid.tissue_fraction}
-            more, region_facts = region_arrays(regions, grid, self.job.guidance.annotation)
-        with self._stage("commit_s"):
-            reason = FLUORESCENCE if dark else "" if len(grid.coords) else self._why_empty(mask, grid)
-            facts = {"tiles": len(grid.coords), "reason": reason, "illumination": light, "geometry": grid_facts(grid)}
-            remarks = flags(mask.quality, self.recipe.spec.quality) if mask.quality else []
-            facts |= {**region_facts, "flags": remarks}
-            attributes = {**facts, "tissue": self.store.group_of(self._tissue_set, self.key, prints.tissue)}
-            arrays |= more
-            self._commit(tiles_set, prints.tiles, arrays, facts, attributes)
-        failpoint("tiles.committed")
-        return grid
-
-    def _why_empty(self, mask: TissueMask, grid: TileGrid) -> str:
-        side_um = self.recipe.tile_px * self.recipe.mpp
-        width_um, height_um = mask.level0_size.width * mask.level0_mpp.x, mask.level0_size.height * mask.level0_mpp.y
-        if min(width_um, height_um) < side_um:
-            return f"no tile fits: the slide is {width_um:.0f} x {height_um:.0f} um, a tile {side_um:.0f} um"
-        if not mask.mask.any():
-            return "no tissue was found"
-        if dict(grid.counts)["tissue"]:
-            return "no tile passed the filters: " + ", ".join(f"{name} {count}" for name, count in grid.counts)
-        needed = f"no tile of {side_um:.0f} um holds {self.recipe.spec.tiles.min_tissue:.0%} tissue"
-        annotation = self.job.guidance.annotation
-        if annotation is None:
-            return needed
-        return f"{needed} in the regions asked for" if annotation.path else "it has no annotation file"
-
-    def _features(self, prints: Fingerprints, grid: TileGrid) -> Outcome:
-        with self._stage("load_encoder_s"):
-            encoder = worker_encoder(self.recipe)
-        slide, dim, count = self.slide(), encoder.card.dim, len(grid.coords)
-        stain = None
-        if self.recipe.spec.tiles.stain != "none":
-            with self._stage("stain_s"):
-                stain = fit_slide(slide, grid, self.recipe.spec.tiles.stain)
-        with self.store.stage(self.slide_id, self.key, self.recipe.features_set, prints.features) as staged:
-            rows = min(count, CHUNK_ROWS)
-            writer = RowWriter(staged.create("features", shape=(count, dim), dtype="float16", chunks=(rows, dim)))
-            with self._stage("stream_s"):
-                stats = stream_features(slide, grid, encoder, threads=self.job.threads, writer=writer, transform=stain)
-            self.stages.update(read_s=stats.read_s, encode_s=stats.encode_s)
-            invalid = self._check_invalid(stats)
-            with self._stage("commit_s"):
-                staged.expect("features", writer.digest())
-                staged.put("valid", stats.valid)
-                facts: dict[str, Any] = {"tiles": count, "invalid_tiles": invalid, "dim": dim, "reason": ""}
-                if stain is not None:
-                    facts["stain"] = stain.facts()
-                self._check_unchanged()
-                staged.commit(*self._record(self.recipe.features_set, prints, facts, slide))
-        return self._outcome("committed", tiles=count, invalid_tiles=invalid)
-
-    def _check_invalid(self, stats: StreamStats) -> int:
-        invalid, total = int((~stats.valid).sum()), len(stats.valid)
-        if invalid > self.recipe.spec.engine.max_invalid * total:
-            raise SlideError(
-                f"{invalid} of {total} tiles cannot be read ({stats.first_problem}). Get a sound copy of the file, or raise "
-                "--max-invalid to mark them and go on."
-            )
-        return invalid
-
-    def _commit_empty(self, prints: Fingerprints) -> Outcome:
-        record = self.store.record(self.recipe.tiles_set, self.key, prints.tiles)
-        reason, dim = str(record.facts["reason"]), self.recipe.card.dim
-        with self.store.stage(self.slide_id, self.key, self.recipe.features_set, prints.features) as staged:
-            empty = staged.create("features", shape=(0, dim), dtype="float16", chunks=(1, dim))
-            staged.expect("features", RowWriter(empty).digest())
-            staged.put("valid", np.zeros(0, dtype=bool))
-            facts = {"tiles": 0, "invalid_tiles": 0, "dim": dim, "reason": reason}
-            staged.commit(*self._record(self.recipe.features_set, prints, facts, self._slide))
-        return self._outcome("empty", reason=reason)
-
-    # --- records ---------------------------------------------------------------------------------------------------
-
-    def _commit(
-        self,
-        set_name: SetName,
-        fingerprint: str,
-        arrays: dict[str, np.ndarray],
-        facts: dict[str, Any],
-        attributes: dict[str, Any],
-    ) -> None:
-        with self.store.stage(self.slide_id, self.key, set_name, fingerprint) as staged:
-            for name, data in arrays.items():
-                staged.put(name, data)
-            self._check_unchanged()
-            staged.commit(
-                {**self._head(set_name, fingerprint), **facts},
-                {**self._head(set_name, fingerprint), **attributes},
-            )
-
-    def _head(self, set_name: SetName, fingerprint: str) -> dict[str, Any]:
-        head: dict[str, Any] = {
-            "slide_id": self.slide_id,
-            "set": str(set_name),
-            "fingerprint": fingerprint,
-            "identity": self.identity,
-        }
-        if self.job.item.case_id:
-            head["case_id"] = self.job.item.case_id
-        if self.job.item.context and set_name == self.recipe.features_set:
-            head["context"] = dict(self.job.item.context)
-        return head
-
-    def _record(
-        self, set_name: SetName, prints: Fingerprints, facts: dict[str, Any], slide: Slide | None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        head = {
-            **self._head(set_name, prints.features),
-            "tiles_group": self.store.group_of(self.recipe.tiles_set, self.key, prints.tiles),
-            "tissue_group": self.store.group_of(self._tissue_set, self.key, prints.tissue),
-            "tiles_fingerprint": prints.tiles,
-            "tissue_fingerprint": prints.tissue,
-            "flags": self.store.record(self.recipe.tiles_set, self.key, prints.tiles).facts.get("flags", []),
-            **facts,
-        }
-        made_with = {
-            "encoder": self.recipe.card.model_dump(mode="json"),
-            "settings": self.recipe.spec.recorded(),
-            "mpp": self.recipe.mpp,
-            "tile_px": self.recipe.tile_px,
-            "versions": package_versions(),
-            "reader": slide.info.reader if slide else None,
-            "made": now(),
-        }
-        return head, {**head, **made_with}
-
-
-def outcome_of_record(
-    store: FeatureStore, recipe: Recipe, slide_id: str, prints: Fingerprints, identity: str | None
-) -> Outcome:
-    """The outcome of a slide whose features are committed already."""
-    facts = store.record(recipe.features_set, key_of(slide_id), prints.features).facts
-    return Outcome(
-        slide_id,
-        "committed" if facts["tiles"] else "empty",
-        reason=str(facts["reason"]),
-        new=False,
-        tiles=int(facts["tiles"]),
-        invalid_tiles=int(facts["invalid_tiles"]),
-        identity=identity,
-    )
+def _stream(works: Sequence[SlideWork], engine: Engine) -> None:
+    """Tiles of a slide through the encoders. Recipes with the same tiles share them; each tile is read once for all."""
+    groups: dict[str, list[SlideWork]] = {}
+    for work in works:
+        groups.setdefault(work.prints.tiles, []).append(work)
+    for group in groups.values():
+        part = Part(group[0].grid, [work.sink for work in group], transform=group[0].stain)
+        for work in group:
+            work.part = part
+    if works:
+        began, job = time.perf_counter(), works[0].job
+        parts = [group[0].part for group in groups.values()]
+        engine.encode(works[0].slide(), parts, threads=job.threads)
+        for work in works:
+            work.stages["stream_s"] = time.perf_counter() - began

@@ -13,7 +13,7 @@ from pathotune_pipeline.store.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One run: `finished` is empty where it was killed or still runs."""
+    """One run: `finished` is empty where it was killed or still runs; `stream` is its speed, where it made tiles."""
 
     run_id: str
     verb: str
@@ -23,6 +23,7 @@ class RunRow:
     slides: int | None
     computed: int
     failed: int
+    stream: str = ""
 
 
 @dataclass(slots=True)
@@ -82,7 +83,15 @@ def run_row(run: Run) -> RunRow:
         slides=run.record.get("slides"),
         computed=int(counts.get("computed", computed)),
         failed=int(counts.get("failed", failed)),
+        stream=_stream(run.record.get("stream")),
     )
+
+
+def _stream(stream: Any) -> str:
+    if not isinstance(stream, Mapping) or "tiles_per_s" not in stream:
+        return ""
+    megabytes = float(stream.get("bytes_read", 0)) / 1e6
+    return f"{stream['tiles_per_s']:.1f} tiles/s, encoders busy {stream['device_busy']:.0%}, {megabytes:.0f} MB read"
 
 
 def nanoseconds(stamp: str) -> int:

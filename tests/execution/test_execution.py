@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,6 +37,20 @@ def die_always(_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def note_and_die(item: tuple[str, str]) -> str:
+    """Write down who is at work in this process, for as long as it is; the deadly one dies."""
+    folder, name = Path(item[0]), item[1]
+    mine = folder / f"{os.getpid()}-{name}"
+    mine.touch()
+    with (folder / f"log-{name}").open("a") as log:
+        log.write(" ".join(sorted(path.name.partition("-")[2] for path in folder.glob(f"{os.getpid()}-*"))) + "\n")
+    time.sleep(0.3 if name.startswith("deadly") else 0.1)
+    if name.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    mine.unlink()
+    return name
+
+
 def mixed(item: tuple[str, str]) -> str:
     return {"once": die_once, "always": die_always}.get(item[0], str)(item[1]) or ""
 
@@ -48,8 +68,28 @@ def check_squares(executor: Executor) -> None:
     assert all(results[index].value == index**2 for index in range(20) if index != 3)
 
 
-def test_serial() -> None:
-    check_squares(SerialExecutor())
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_serial(at_once: int) -> None:
+    check_squares(SerialExecutor(at_once))
+    assert list(SerialExecutor(at_once).map(square, [])) == []
+
+
+def test_serial_has_a_few_items_in_hand_and_stops_when_nobody_listens() -> None:
+    begun: list[int] = []
+    together = threading.Barrier(3)
+
+    def note(number: int) -> int:
+        begun.append(number)
+        if number < 3:
+            together.wait(30)  # passes only where three are at work at once
+        return number
+
+    results = SerialExecutor(3).map(note, range(1000))
+    for _ in range(3):
+        next(results)
+    results.close()
+    time.sleep(0.2)
+    assert len(begun) < 20
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -71,6 +111,81 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_dies_costs_its_item_
     assert "died 3 times" in str(results[2].error)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_deadly_item_is_blamed_alone_and_what_was_in_hand_with_it_is_done(tmp_path: Path) -> None:
+    """Two items a worker at once: the deadly ones take neighbours along, which are done again and not blamed."""
+    names = [f"fine{number}" for number in range(14)]
+    names[3:3] = ["deadly0"]
+    names[9:9] = ["deadly1"]
+    with create_executor(ExecutionSpec(executor="local", workers=2, slides_at_once=2)) as executor:
+        results = list(executor.map(note_and_die, [(str(tmp_path), name) for name in names]))
+    assert sorted(result.index for result in results) == list(range(16))
+    for result in results:
+        name = names[result.index]
+        if name.startswith("deadly"):
+            assert isinstance(result.error, WorkerLostError)
+            assert "died 3 times under it, 2 times with nothing else in hand" in str(result.error)
+        else:
+            assert result.value == name, result.error
+    company = {name: (tmp_path / f"log-{name}").read_text().splitlines() for name in names}
+    for name in ("deadly0", "deadly1"):
+        assert len(company[name]) == 3
+        assert company[name][1:] == [name, name], "with the worker to itself after the first death"
+    assert max(len(lines) for lines in company.values()) == 3
+    assert any(len(line.split()) == 2 for lines in company.values() for line in lines), "two were in hand at once"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_several_maps_share_the_workers(local: Executor) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: list(local.map(square, range(10, 20))), range(4)))
+    for results in done:
+        assert sorted(result.value for result in results) == [number**2 for number in range(10, 20)]
+
+
+def cluster_elsewhere(folder: Path, *worker: str) -> tuple[str, list[subprocess.Popen[bytes]]]:
+    """A scheduler and a worker, as somebody else would start them."""
+    file = folder / "scheduler.json"
+    dask, quiet = [sys.executable, "-m", "dask"], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    common = ["--scheduler-file", str(file), "--no-dashboard"]
+    scheduler = subprocess.Popen([*dask, "scheduler", *common, "--host", "127.0.0.1", "--port", "0"], **quiet)
+    workers = subprocess.Popen(
+        [*dask, "worker", *common, *worker, "--memory-limit", "0", "--local-directory", str(folder)], **quiet
+    )
+    deadline = time.monotonic() + 60
+    while not file.exists() or not file.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    import json
+
+    return json.loads(file.read_text())["address"], [scheduler, workers]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_elsewhere_needs_no_settings_of_ours_and_its_end_is_told(tmp_path: Path) -> None:
+    """Dask's defaults would do an item again under which a worker died; a dead scheduler ends what is left."""
+    address, processes = cluster_elsewhere(tmp_path, "--nworkers", "1", "--nthreads", "2", "--resources", "GPU=1")
+    try:
+        with create_executor(ExecutionSpec(executor=address)) as executor:
+            check_squares(executor)
+            names = ["fine0", "deadly0", "fine1", "fine2"]
+            results = list(executor.map(note_and_die, [(str(tmp_path), name) for name in names]))
+            told = {names[result.index]: result.value or str(result.error) for result in results}
+            assert told["fine0"] == "fine0"
+            assert told["fine2"] == "fine2"
+            assert "died 3 times" in told["deadly0"]
+            endless = executor.map(time.sleep, [0.2] * 200)
+            next(endless)
+            processes[0].kill()
+            rest = Counter(type(result.error).__name__ for result in endless)
+            assert sum(rest.values()) == 199
+            assert rest["WorkerLostError"] > 150
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(30)
+
+
 @pytest.mark.parametrize("name", ["locl", "cluster"])
 def test_an_unknown_executor_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="serial, local"):
@@ -79,8 +194,8 @@ def test_an_unknown_executor_is_refused(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathotune_pipeline.execution import dask
+    from pathotune_pipeline.execution import clusters
 
-    monkeypatch.setattr(dask, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(clusters, "CONNECT_TIMEOUT_S", 1.0)
     with pytest.raises(UsageError, match="no Dask scheduler answers"):
         create_executor(ExecutionSpec(executor="tcp://127.0.0.1:9"))

@@ -12,8 +12,9 @@ from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.cli.main import main
 from pathotune_pipeline.execution import SerialExecutor
 from pathotune_pipeline.features.estimate import Estimate, estimate
-from pathotune_pipeline.features.extract import extract, plan_extract
+from pathotune_pipeline.features.extract import extract
 from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.planning import plan_extract
 from pathotune_pipeline.store import FeatureStore, read_runs
 
 SPEC = ExtractSpec.parse({"tiles": {"tile_px": 128}})

@@ -8,8 +8,9 @@ import numpy as np
 
 from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.execution import SerialExecutor
-from pathotune_pipeline.features.extract import extract, plan_extract, reconcile, run_jobs
+from pathotune_pipeline.features.extract import extract, reconcile, run_jobs
 from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.planning import plan_extract
 from pathotune_pipeline.store import FeatureStore
 
 SPEC = ExtractSpec.parse({"tiles": {"tile_px": 128}})

@@ -11,9 +11,10 @@ import torch
 from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.execution import SerialExecutor
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
-from pathotune_pipeline.features.extract import extract, plan_extract, run_jobs
+from pathotune_pipeline.features.extract import extract, run_jobs
 from pathotune_pipeline.features.persist import load_tissue
 from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.planning import plan_extract
 from pathotune_pipeline.store import FeatureStore
 
 

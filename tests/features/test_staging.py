@@ -18,8 +18,9 @@ from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.errors import SlideChangedError, UsageError
 from pathotune_pipeline.execution import SerialExecutor
 from pathotune_pipeline.features import sharing, staging
-from pathotune_pipeline.features.extract import extract, plan_extract
+from pathotune_pipeline.features.extract import extract
 from pathotune_pipeline.features.plan import ExtractSpec, SlideJob, StagingSpec
+from pathotune_pipeline.features.planning import plan_extract
 from pathotune_pipeline.features.staging import Prefetcher, Stage, staged
 from pathotune_pipeline.store import FeatureStore, open_store
 from pathotune_pipeline.store.owner import owner_name
