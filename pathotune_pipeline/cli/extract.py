@@ -162,15 +162,15 @@ def _print_estimate(plan: ExtractPlan, found: Estimate) -> None:
         if found.coverage_from
         else "an assumption: the store is new"
     )
-    exact = found.known_tiles == found.tiles
-    print(
-        f"tiles     {found.tiles}"
-        if exact
-        else f"tiles     about {found.tiles} ({found.known_tiles} known; the rest {guess})"
-    )
-    if found.hours is not None:
+    if found.known_tiles == found.tiles and (found.tiles or not found.to_do):
+        print(f"tiles     {found.tiles}")
+    elif found.tiles:
+        print(f"tiles     about {found.tiles} ({found.known_tiles} known; the rest {guess})")
+    else:
+        print("tiles     not known: no slide that was looked at can be opened and has a scale")
+    if found.hours is not None and found.tiles:
         print(f"time      about {found.hours:.2f} h at {found.tiles_per_s:.0f} tiles/s, as in run {found.rate_from[0]}")
-    elif found.to_do:
+    elif found.to_do and found.hours is None:
         print("time      not known: no run of this store made such features yet. Extract a few slides first.")
     print(f"reads     {found.read_gb:.3f} GB of slides")
     print(f"store     about {found.store_gb:.3f} GB in {found.store_files} files more")

@@ -20,7 +20,7 @@ from pathotune_pipeline.exchange.hdf5 import Dataset, write_file
 from pathotune_pipeline.exchange.layout import Named, Told, bytes_file, json_file, whole
 from pathotune_pipeline.exchange.outbox import Write
 from pathotune_pipeline.exchange.parcel import OWN, Parcel
-from pathotune_pipeline.store.files import read_json
+from pathotune_pipeline.store.files import parse_json
 from pathotune_pipeline.version import VERSION
 
 MAKER = "pathotune_pipeline"
@@ -76,7 +76,7 @@ class TridentLayout:
         return {
             name: json_file({**values, "made_by": f"{MAKER} {VERSION}"})
             for name, values in settings.items()
-            if not (out / name).exists() or MAKER in str((read_json(out / name) or {}).get("made_by"))
+            if not (out / name).exists() or MAKER in str((parse_json((out / name).read_bytes()) or {}).get("made_by"))
         }
 
 

@@ -129,7 +129,7 @@ class ObjectPlace:
 
     def changed_s(self, folder: str) -> float:
         times = (each.get("LastModified") or each.get("updated") for each in self._found(folder).values())
-        known = [each.timestamp() for each in times if hasattr(each, "timestamp")]
+        known = [each.timestamp() for each in times if each is not None]
         return max(known, default=time.time())
 
     def _found(self, folder: str) -> dict[str, dict[str, Any]]:

@@ -51,7 +51,7 @@ class StagedGroup:
         self._place, self._record = place, record
         self.group = group if place.renames else f"{group}~{uuid.uuid4().hex[:8]}"
         self._folder = f"{staging}/{uuid.uuid4().hex}" if place.renames else f"{layout.DATA}/{self.group}"
-        self._standing = False  # whether the folder is what a record may speak of
+        self._made = False
         self._expected: dict[str, str] = {}
         with place.writing():
             self._group = zarr.open_group(place.zarr(self._folder), mode="w", zarr_format=3)
@@ -63,7 +63,7 @@ class StagedGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):  # what cannot be deleted now is an orphan that `gc` clears
-            if not self._standing and not self._is_recorded():
+            if self._place.renames or not (self._made or self._is_recorded()):
                 self._place.delete_tree(self._folder)
         if isinstance(error, OSError) and error.errno in OF_WRITING and not isinstance(error, StoreUnwritableError):
             raise unwritable(self._place.address, error.errno or 0) from error
@@ -120,14 +120,12 @@ class StagedGroup:
         failpoint("store.placed")
         facts = {**record, "group": self.group, "checksums": checksums, "committed_ns": time.time_ns()}
         made = self._place.create(self._record, to_json(facts))
-        self._standing = self._standing or made
+        self._made = made
         failpoint("store.committed")
         return made
 
     def _is_recorded(self) -> bool:
         """Whether the record speaks of this very folder: an object store may have taken it and lost the answer."""
-        if self._place.renames:
-            return False
         record = parse_json(self._place.read(self._record))
         return isinstance(record, dict) and record.get("group") == self.group
 
@@ -149,7 +147,6 @@ class StagedGroup:
                 return standing  # whole, of the same fingerprint: another writer's, or one whose record is missing
             # Torn by a power cut: nobody alive writes into data.zarr.
             remove_group(self._place, target, self._folder.rpartition("/")[0])
-        self._standing = True
         return self._expected
 
 

@@ -119,6 +119,7 @@ def test_a_placed_group_with_other_sound_bits_stands_and_the_record_is_true_to_i
     commit(store)
     next((store.root / "commits").rglob("*.json")).unlink()
     assert commit(store, data=FEATURES + np.float16(1))  # another device's rounding, say
+    assert not [path for path in (store.root / "staging").rglob("*") if path.is_file()]
     record = store.records(SET)["a.svs"]
     store.verify(record)
     np.testing.assert_array_equal(store.read(record, "features"), FEATURES)
