@@ -9,7 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.metrics import weighted_accuracy, weighted_auroc, weighted_balanced_accuracy
+from pathotune_pipeline.evaluation.metrics.classification import (
+    weighted_accuracy,
+    weighted_auroc,
+    weighted_balanced_accuracy,
+)
 
 _BLOCK = 4_000_000
 """Weights held at once."""

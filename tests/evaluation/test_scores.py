@@ -11,14 +11,7 @@ from pathotune_pipeline.evaluation.intervals import bootstrap
 from pathotune_pipeline.evaluation.metrics import accuracy, auroc, balanced_accuracy, roc_points, weighted_auroc
 
 
-def drawn(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    targets = np.arange(n) % classes
-    probs = rng.random((n, classes)) + 0.5 * np.eye(classes)[targets]
-    return targets, np.round(probs / probs.sum(axis=1, keepdims=True), 2)
-
-
-def test_scores_are_those_of_scikit_learn_ties_included():
+def test_scores_are_those_of_scikit_learn_ties_included(drawn):
     targets, probs = drawn(60, 2)
     assert auroc(targets, probs).value == pytest.approx(roc_auc_score(targets, probs[:, 1]))
     targets, probs = drawn(90, 3)
@@ -29,7 +22,7 @@ def test_scores_are_those_of_scikit_learn_ties_included():
     assert accuracy(targets, probs).value == pytest.approx((targets == said).mean())
 
 
-def test_weights_count_as_repeated_slides():
+def test_weights_count_as_repeated_slides(drawn):
     targets, probs = drawn(40, 2)
     counts = np.random.default_rng(1).integers(0, 4, (5, 40))
     again = [roc_auc_score(np.repeat(targets, row), np.repeat(probs[:, 1], row)) for row in counts]
@@ -44,7 +37,7 @@ def test_what_is_not_defined_has_a_reason():
     assert accuracy(np.zeros(0, int), np.zeros((0, 2))).value is None
 
 
-def test_roc_points_go_from_corner_to_corner():
+def test_roc_points_go_from_corner_to_corner(drawn):
     targets, probs = drawn(30, 3)
     curves = roc_points(targets, probs, "abc")
     assert list(curves) == ["a", "b", "c"]
@@ -52,7 +45,7 @@ def test_roc_points_go_from_corner_to_corner():
     assert list(roc_points(*drawn(30, 2), "ab")) == ["b"]
 
 
-def test_the_interval_covers_and_repeats_and_is_fast():
+def test_the_interval_covers_and_repeats_and_is_fast(drawn):
     targets, probs = drawn(400, 2)
     groups = [f"p{i // 2}" for i in range(400)]
     start = time.perf_counter()
@@ -63,7 +56,7 @@ def test_the_interval_covers_and_repeats_and_is_fast():
     assert found != bootstrap(targets, probs, groups=groups, draws=2000, seed=2)
 
 
-def test_copies_of_a_patients_slide_do_not_narrow_the_interval():
+def test_copies_of_a_patients_slide_do_not_narrow_the_interval(drawn):
     targets, probs = drawn(40, 2)
     single = bootstrap(targets, probs, groups=[f"{i:02d}" for i in range(40)])
     copied = bootstrap(np.repeat(targets, 5), np.repeat(probs, 5, axis=0), groups=[f"{i // 5:02d}" for i in range(200)])
@@ -77,7 +70,7 @@ def test_a_rare_class_is_in_every_draw():
     assert bootstrap(targets, probs, groups=list(map(str, range(31))))["auroc"].low == 1
 
 
-def test_too_few_draws_and_an_absent_class_are_refused():
+def test_too_few_draws_and_an_absent_class_are_refused(drawn):
     targets, probs = drawn(10, 2)
     with pytest.raises(UsageError, match="at least 1000"):
         bootstrap(targets, probs, groups="abcdefghij", draws=100)
