@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.intervals import bootstrap
+from pathotune_pipeline.evaluation.intervals import bootstrap, bootstrap_scores, patient_draws
 from pathotune_pipeline.evaluation.metrics import accuracy, auroc, balanced_accuracy, roc_points, weighted_auroc
 
 
@@ -76,3 +76,34 @@ def test_too_few_draws_and_an_absent_class_are_refused(drawn):
         bootstrap(targets, probs, groups="abcdefghij", draws=100)
     with pytest.raises(UsageError, match="1 of 2 classes"):
         bootstrap(np.zeros(10, int), probs, groups="abcdefghij")
+
+
+def test_any_score_has_an_interval_and_undefined_draws_are_left_out():
+    values = np.arange(50.0)
+    groups = [f"p{i}" for i in range(50)]
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        return weights @ values / weights.sum(axis=1)
+
+    def half(weights: np.ndarray) -> np.ndarray:
+        return np.where(weights[:, 0] > 0, mean(weights), np.nan)  # a patient is in 64 % of the draws
+
+    def seldom(weights: np.ndarray) -> np.ndarray:
+        return np.where(weights[:, 0] > 1, mean(weights), np.nan)
+
+    found = bootstrap_scores({"mean": mean, "half": half, "seldom": seldom}, groups=groups, draws=4000)
+    error = values.std() / np.sqrt(50)
+    assert found["mean"].low == pytest.approx(24.5 - 1.96 * error, abs=0.5)
+    assert found["mean"].high == pytest.approx(24.5 + 1.96 * error, abs=0.5)
+    assert 2000 < found["half"].draws < 3000
+    assert found["seldom"] is None
+    with pytest.raises(UsageError, match="no slides"):
+        bootstrap_scores({"mean": mean}, groups=[])
+
+
+def test_strata_are_kept_in_every_draw():
+    rows = np.concatenate(
+        list(patient_draws([f"p{i}" for i in range(9)], strata=[0] * 3 + [1] * 6, draws=1000, seed=0))
+    )
+    assert (rows[:, :3].sum(axis=1) == 3).all()
+    assert (rows[:, 3:].sum(axis=1) == 6).all()

@@ -131,14 +131,14 @@ def weighted_balanced_accuracy(targets: np.ndarray, probs: np.ndarray, weights: 
     recalls = []
     for index in range(probs.shape[1]):
         of_class = targets == index
-        recalls.append(weights[:, of_class & right].sum(axis=1) / weights[:, of_class].sum(axis=1))
+        recalls.append(ratio(weights[:, of_class & right].sum(axis=1), weights[:, of_class].sum(axis=1)))
     return np.mean(recalls, axis=0)
 
 
 def weighted_accuracy(targets: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`accuracy` for many weightings at once, [R] float64; arguments as for `weighted_auroc`."""
     right = probs.argmax(axis=1) == targets
-    return weights[:, right].sum(axis=1) / weights.sum(axis=1)
+    return ratio(weights[:, right].sum(axis=1), weights.sum(axis=1))
 
 
 def weighted_average_precision(targets: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
