@@ -125,7 +125,9 @@ def patient_draws(
     if not len(groups):
         raise UsageError("bootstrap: there are no slides.")
     patients, owner = np.unique(np.asarray(groups), return_inverse=True)  # [P], [N]
-    of_slide = np.zeros(len(owner), np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
+    of_slide = (
+        np.zeros(len(owner), np.int64) if strata is None else np.unique(np.asarray(strata), return_inverse=True)[1]
+    )
     shares = _strata(of_slide, owner, len(patients))
     rng = np.random.default_rng(seed)
     step = max(1, _BLOCK // len(owner))

@@ -13,18 +13,21 @@ from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.engine.loop import EpochRecord
 from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.heads.head import create_head
+from pathotune_pipeline.heads.task import Task
 from pathotune_pipeline.heads.train import HeadFitSpec, HeadModel, TrainedHead
 from pathotune_pipeline.provenance import now, package_versions
 
 FORMAT = "pathotune-head"
 REVISION = 1
+REVISION_WITH_TASK = 2
+"""Of heads whose logits are not those of one class for each slide; older versions would misread them."""
 
 
 def save_head(folder: Path, trained: TrainedHead) -> None:
     """Write a trained head into a folder, which is made. Holds no slide's name."""
     record = {
         "format": FORMAT,
-        "revision": REVISION,
+        "revision": REVISION_WITH_TASK if trained.task else REVISION,
         "spec": trained.spec.model_dump(mode="json"),
         "in_dim": trained.model.head.in_dim,
         "classes": list(trained.classes),
@@ -34,6 +37,8 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
         "versions": package_versions(),
         "written": now(),
     }
+    if trained.task:
+        record["task"] = trained.task.record()
     save_checkpoint(folder / "head", trained.model.state_dict(), record)
 
 
@@ -46,13 +51,15 @@ def load_head(folder: Path, *, device: str = "cpu") -> TrainedHead:
         UnknownNameError: its head came from a plug-in that is not installed.
     """
     state, record = load_checkpoint(folder / "head")
-    if record.get("format") != FORMAT or record.get("revision") != REVISION:
+    if record.get("format") != FORMAT or record.get("revision") not in (REVISION, REVISION_WITH_TASK):
         found = f"{record.get('format')!r} revision {record.get('revision')!r}"
         raise CorruptDataError(f"{folder}: expected {FORMAT!r} revision {REVISION}, found {found}.")
     spec = HeadFitSpec.parse(record["spec"], where=str(folder / "head.json"))
     classes: list[Any] = record["classes"]
+    task = Task.of_record(record["task"]) if "task" in record else None
+    outputs = task.outputs if task else len(classes)
     with torch.random.fork_rng(devices=[]):
-        head = create_head(spec.head, in_dim=record["in_dim"], n_classes=len(classes), **spec.settings)
+        head = create_head(spec.head, in_dim=record["in_dim"], n_classes=outputs, **spec.settings)
     model = HeadModel(head)
     try:
         model.load_state_dict(state)
@@ -60,4 +67,4 @@ def load_head(folder: Path, *, device: str = "cpu") -> TrainedHead:
         raise CorruptDataError(f"{folder}: the weights do not fit the head they name. {error}") from error
     model.to(pick_device(device)).eval()
     history = tuple(EpochRecord(**epoch) for epoch in record["history"])
-    return TrainedHead(model, spec, tuple(classes), record["feature_set"], history, record["best_epoch"])
+    return TrainedHead(model, spec, tuple(classes), record["feature_set"], history, record["best_epoch"], task=task)
