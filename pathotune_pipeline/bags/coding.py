@@ -103,7 +103,7 @@ def output_columns(kind: str, classes: Sequence[str], horizons: Sequence[float])
     if kind == "regression":
         return ("predicted",)
     if kind in SURVIVAL:
-        return ("risk", *(f"survival_at_{time:g}" for time in horizons))
+        return ("risk", *(f"survival_at_{time:.10g}" for time in horizons))
     return tuple(classes)
 
 
@@ -149,7 +149,8 @@ def pick_horizons(spec: TargetSpec, values: Sequence[Value]) -> tuple[float, ...
     seen = [time for time, event in map(read_survival, map(str, values)) if event]
     if not seen:
         raise ManifestError("No slide's event was seen. Look at the event column: 1 is seen, 0 is not.")
-    return tuple(np.unique(np.quantile(seen, np.arange(1, 10) / 10)).tolist())
+    # Six digits, so that rounding makes no two of one, and columns bear short names.
+    return tuple(sorted({float(f"{time:.6g}") for time in np.quantile(seen, np.arange(1, 10) / 10)}))
 
 
 def fit_coding(

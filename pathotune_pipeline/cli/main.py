@@ -32,6 +32,7 @@ VERBS = {
     "extract": Verb("slides to features in a store", "pathotune_pipeline.cli.extract"),
     "tissue": Verb("tissue masks out of a store, and corrected ones back in", "pathotune_pipeline.cli.tissue"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
+    "compare": Verb("whether one model is better than others on the same slides", "pathotune_pipeline.cli.compare"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
     "status": Verb("what a store holds and how its last runs went", "pathotune_pipeline.cli.status"),
     "info": Verb("facts about slides: vendor, size, levels, mpp", "pathotune_pipeline.cli.info"),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pathotune_pipeline.bags.targets import SURVIVAL
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.evaluation.intervals import LEAST_DRAWS, Weighted, patient_draws, percentile_interval
+from pathotune_pipeline.evaluation.metrics.survival import Censoring
+from pathotune_pipeline.evaluation.result import CrossvalResult, PredictionRow
+from pathotune_pipeline.evaluation.scoring import RANKED, Sample, scorers
+from pathotune_pipeline.registry import nearest
 
 _BLOCK = 4_000_000
 """Weights held at once."""
@@ -102,6 +107,60 @@ def compare_paired(
     )
 
 
+def compare_results(
+    a: CrossvalResult, b: CrossvalResult, score: str = "", *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> Comparison:
+    """Compare two cross-validations of one target on the slides that both judged, each slide's mean over the seeds.
+
+    A score that looks at the order alone is given each model's own ranks.
+
+    Args:
+        a: one.
+        b: the other; discrete and Cox survival may be held against each other.
+        score: a name among `scorers` of their kind; empty takes the headline.
+        draws: of the bootstrap, and of the permutations.
+        seed: of both.
+        level: of the interval.
+
+    Raises:
+        UsageError: the two are of different kinds or classes, disagree about a slide, share none, or there is no such
+            score.
+    """
+    alike = a.kind == b.kind or {a.kind, b.kind} == set(SURVIVAL)
+    if not alike or a.classes != b.classes:
+        raise UsageError(
+            f"comparison: one model is {a.kind} of {', '.join(a.classes)}, the other {b.kind} of {', '.join(b.classes)}. "
+            "Compare models of one target; of survival, with the same horizons."
+        )
+    rows_a, rows_b = ({row.slide_id: row for row in result.pooled()} for result in (a, b))
+    shared = sorted(rows_a.keys() & rows_b.keys())
+    if not shared:
+        raise UsageError("comparison: the two models judged no slide in common.")
+    for slide in shared:
+        one, other = rows_a[slide], rows_b[slide]
+        if (one.label, one.case_id) != (other.label, other.case_id):
+            raise UsageError(f"comparison: slide {slide} is {_say(one)} of one model and {_say(other)} of the other.")
+    keep = set(shared)
+    parts = [each.sample([row for row in each.predictions if row.slide_id in keep]) for each in (a, b)]
+    known = scorers(parts[0])
+    name = score or next(iter(known))
+    if name not in known:
+        raise UsageError(f"comparison: there is no score {name!r}.{nearest(name, known)} Scores: {', '.join(known)}.")
+    if name in RANKED:
+        parts = [replace(part, values=_ranks(part.values)) for part in parts]
+    scorer = scorers(_stacked(*parts)).get(name)
+    if scorer is None:
+        raise UsageError(f"comparison: one of the models has no {name}.")
+    return compare_paired(
+        scorer.weighted,
+        groups=[rows_a[slide].case_id for slide in shared],
+        strata=parts[0].strata(),
+        draws=draws,
+        seed=seed,
+        level=level,
+    )
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number (Holm 1979), in the given order; each at most 1.
 
@@ -122,3 +181,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _difference(score: Weighted, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return score(np.hstack([first, second])) - score(np.hstack([second, first]))
+
+
+def _stacked(a: Sample, b: Sample) -> Sample:
+    both = a.scaled is not None and b.scaled is not None
+    left = None
+    if a.censoring is not None and b.censoring is not None:
+        left = Censoring(*(np.concatenate([getattr(x.censoring, name) for x in (a, b)]) for name in ("own", "at")))
+    return replace(
+        a,
+        labels=[*a.labels, *b.labels],
+        values=np.concatenate([a.values, b.values]),
+        scaled=np.concatenate([np.asarray(a.scaled), np.asarray(b.scaled)]) if both else None,
+        censoring=left,
+    )
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Each column's ranks over N, equal values sharing their mean, [N, P] float64."""
+    found = np.empty_like(values, np.float64)
+    for column in range(values.shape[1]):
+        _, inverse, counts = np.unique(values[:, column], return_inverse=True, return_counts=True)
+        found[:, column] = ((np.cumsum(counts) - (counts - 1) / 2) / len(values))[inverse]
+    return found
+
+
+def _say(row: PredictionRow) -> str:
+    return f"{row.label!r} of patient {row.case_id!r}"
