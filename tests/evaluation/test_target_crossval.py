@@ -146,7 +146,8 @@ def test_two_models_of_one_target_are_compared():
     targets = {"y": TargetSpec(kind="survival-cox", horizons=(3, 6, 12))}
     good = crossval_targets(BAGS["survival-cox"], targets, spec())["y"]
     null = crossval_targets(BAGS["survival-cox"], targets, spec(shuffle_labels=True))["y"]
-    mixed = replace(null, predictions=[replace(row, label=truth_of(good, row.slide_id)) for row in null.predictions])
+    truthful = [replace(row, label=truth_of(good, row.slide_id)) for row in null.predictions]
+    mixed = replace(null, predictions=truthful, censoring=good.censoring)
     for name in ("c_index", "c_index_ipcw", "auc_t", "integrated_brier"):
         found = compare_results(good, mixed, name, draws=1000)
         assert found.value_a == pytest.approx(good.scores[name]["value"]), name
