@@ -18,8 +18,11 @@ from pathotune_pipeline.evaluation.study import Study, run_study
 @task(name="cross-validate", cache_policy=NO_CACHE, persist_result=False)
 def crossval_task(study: Study, spec: CrossvalSpec) -> dict[str, Any]:
     """Cross-validate one head; its scores and notes."""
-    result, notes = run_study(study, spec)
-    return {"scores": result.scores, "notes": [*result.notes, *notes]}
+    results, notes = run_study(study, spec)
+    said = [note for result in results.values() for note in result.notes]
+    scores = {name: result.scores for name, result in results.items()}
+    told = {"scores": next(iter(scores.values()))} if len(scores) == 1 else {"targets": scores}
+    return {**told, "notes": list(dict.fromkeys([*said, *notes]))}
 
 
 @flow(name="crossval", persist_result=False)
@@ -27,7 +30,7 @@ def crossval_flow(
     store: str,
     features: str,
     labels: str,
-    target: str,
+    target: str | list[str],
     out: str,
     overwrite: bool = False,  # noqa: FBT001, FBT002
     settings: dict[str, Any] | None = None,
@@ -38,26 +41,25 @@ def crossval_flow(
         store: the store's folder.
         features: name of a feature set, or the beginning of one.
         labels: the label table.
-        target: its column with the class.
+        target: its column with the class; or `COLUMN:KIND`, `TIME:KIND:EVENT`, or several of them.
         out: the model folder to write.
         overwrite: whether an older result there may be replaced.
         settings: sections and settings, as in `configs/default.yaml`.
 
     Returns:
-        Scores with intervals, and notes.
+        Scores with intervals, and notes; of several targets the scores by target.
     """
     spec = CrossvalSpec.parse(config.check(("crossval",), settings or {})["crossval"].model_dump())
-    study = Study(store, features, Path(labels), target, Path(out), overwrite)
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    study = Study(store, features, Path(labels), targets, Path(out), overwrite)
     told = crossval_task(study, spec)
-    lines = [
-        f"# {spec.head} on `{features}`, target `{target}`",
-        "",
-        "| score | value | 95 % interval |",
-        "|---|---|---|",
-    ]
-    for name in ("auroc", "balanced_accuracy"):
-        score = told["scores"][name]
-        if score["value"] is not None:
-            lines.append(f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
+    lines: list[str] = []
+    for name, scores in told.get("targets", {targets[0]: told.get("scores")}).items():
+        lines += [f"# {spec.head} on `{features}`, target `{name}`", ""]
+        lines += ["| score | value | 95 % interval |", "|---|---|---|"]
+        shown = ("auroc", "balanced_accuracy") if "brier" in scores else scores
+        for score_name, score in ((each, scores[each]) for each in shown):
+            if score["low"] is not None:
+                lines.append(f"| {score_name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
     create_markdown_artifact(key="crossval-summary", markdown="\n".join(lines), description="Out-of-fold scores")
     return told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -22,7 +22,8 @@ class Bag:
         coords: [N, 2] int64, (x, y) of each tile's upper left corner in level-0 px.
         bag_id: the slide's id.
         group: the patient. All bags of a group stay on one side of every split.
-        target: class name or class index; None where it is not known.
+        target: class name, class index, number, or survival ("34.5", "34.5+" where the event was not seen); for several
+            targets a mapping from their names. None where it is not known.
 
     Raises:
         UsageError: the shapes do not fit each other.
@@ -32,7 +33,7 @@ class Bag:
     coords: np.ndarray | Tensor
     bag_id: str
     group: str
-    target: str | int | None = None
+    target: str | int | float | Mapping[str, str | int | float] | None = None
 
     def __post_init__(self) -> None:
         shape, places = tuple(self.features.shape), tuple(self.coords.shape)
@@ -58,7 +59,7 @@ class BagBatch:
         features: [sum of N, D] float.
         offsets: [B + 1] int64; bag b holds rows offsets[b] to offsets[b + 1].
         coords: [sum of N, 2] int64, or None.
-        targets: [B] int64 class indices, or None.
+        targets: [B] int64 class indices, or [B, W] float32 of other tasks, NaN where not known; or None.
         bag_ids: B ids, or empty.
     """
 
@@ -123,12 +124,13 @@ class BagBatch:
         )
 
 
-def collate(bags: Sequence[Bag], *, targets: Sequence[int] | None = None) -> BagBatch:
+def collate(bags: Sequence[Bag], *, targets: Sequence[int | np.ndarray] | None = None) -> BagBatch:
     """Lay bags end to end as float32; float64 tensors stay float64.
 
     Args:
         bags: at least one, all of one feature dimension.
-        targets: class index of each bag. Without it, the bags' own targets where all of them are indices.
+        targets: class index of each bag, or of another task [W] float. Without it, the bags' own targets where all
+            of them are indices.
 
     Raises:
         UsageError: there are no bags, one is empty, or dimensions differ.
@@ -144,12 +146,12 @@ def collate(bags: Sequence[Bag], *, targets: Sequence[int] | None = None) -> Bag
                 "Take all bags from one feature set."
             )
     if targets is None and all(isinstance(bag.target, int | np.integer) for bag in bags):
-        targets = [int(bag.target) for bag in bags if bag.target is not None]
+        targets = [int(bag.target) for bag in bags if isinstance(bag.target, int | np.integer)]
     return BagBatch(
         features=torch.cat([as_floats(bag.features) for bag in bags]),
         offsets=_offsets([len(bag) for bag in bags]),
         coords=torch.cat([torch.as_tensor(bag.coords, dtype=torch.int64) for bag in bags]),
-        targets=None if targets is None else torch.tensor(list(targets), dtype=torch.int64),
+        targets=None if targets is None else _targets(targets),
         bag_ids=tuple(bag.bag_id for bag in bags),
     )
 
@@ -161,6 +163,12 @@ def as_floats(values: np.ndarray | Tensor) -> Tensor:
         array = np.asarray(values, dtype=kind)
         return torch.from_numpy(array if array.flags.writeable else array.copy())
     return values if values.dtype == torch.float64 else values.float()
+
+
+def _targets(targets: Sequence[int | np.ndarray]) -> Tensor:
+    if any(isinstance(each, np.ndarray) for each in targets):
+        return torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in targets]))
+    return torch.tensor(list(targets), dtype=torch.int64)
 
 
 def _offsets(lengths: list[int]) -> Tensor:

@@ -2,6 +2,11 @@
 
 Example:
   pathotune crossval --store store/ --features stain-texture --labels labels.csv --target class --head abmil --out model/
+  pathotune crossval ... --target grade:ordinal --out model/
+  pathotune crossval ... --target os_months:survival-cox:os_event --out model/
+  pathotune crossval ... --target er_status --target ki67:regression --out model/
+
+Kinds of target: binary, multiclass, multilabel, ordinal, regression, survival-discrete, survival-cox.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +30,13 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     where.add_argument("--features", required=True, metavar="NAME", help="a feature set, or the beginning of its name")
     where.add_argument("--labels", type=Path, required=True, metavar="CSV", help="table of slides, patients and labels")
-    where.add_argument("--target", required=True, metavar="COLUMN", help="the table's column that holds the class")
+    where.add_argument(
+        "--target",
+        required=True,
+        action="append",
+        metavar="COLUMN[:KIND[:EVENT]]",
+        help="the table's column that holds the class; or of another kind; several times for several targets at once",
+    )
     where.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for scores, predictions and models"
     )
@@ -41,7 +53,12 @@ def study_of(arguments: argparse.Namespace) -> Any:
     from pathotune_pipeline.evaluation.study import Study
 
     return Study(
-        arguments.store, arguments.features, arguments.labels, arguments.target, arguments.out, arguments.overwrite
+        arguments.store,
+        arguments.features,
+        arguments.labels,
+        tuple(arguments.target),
+        arguments.out,
+        arguments.overwrite,
     )
 
 
@@ -58,8 +75,20 @@ def run(arguments: argparse.Namespace) -> int:
         bar.update(progress.done - bar.n)
 
     with bar:
-        result, notes = run_study(study_of(arguments), spec, on_progress=on_progress)
-    tell(result.scores, [*result.notes, *notes], arguments.out, as_json=arguments.json)
+        results, notes = run_study(study_of(arguments), spec, on_progress=on_progress)
+    said = list(dict.fromkeys(note for result in results.values() for note in [*result.notes, *notes]))
+    if len(results) == 1:
+        (result,) = results.values()
+        tell(result.scores, said, arguments.out, as_json=arguments.json)
+    elif arguments.json:
+        scores = {name: result.scores for name, result in results.items()}
+        print(json.dumps({"targets": scores, "notes": said, "out": str(arguments.out)}))
+    else:
+        for name, result in results.items():
+            print(name)
+            tell(result.scores, [], arguments.out / name, as_json=False)
+        for note in said:
+            print(f"note: {note}")
     return 0
 
 
@@ -68,12 +97,17 @@ def tell(scores: dict[str, Any], notes: list[str], out: Path, *, as_json: bool) 
     if as_json:
         print(json.dumps({"scores": scores, "notes": notes, "out": str(out)}))
         return
-    for name in ("auroc", "balanced_accuracy"):
+    for name in headlines(scores):
         score = scores[name]
-        value = (
-            "undefined" if score["value"] is None else f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
-        )
+        value = "undefined" if score["value"] is None else f"{score['value']:.3f}"
+        if score["low"] is not None:
+            value += f" [{score['low']:.3f}, {score['high']:.3f}]"
         print(f"{name:<18} {value}")
     for note in notes:
         print(f"note: {note}")
     print(f"written to {out}")
+
+
+def headlines(scores: Mapping[str, Any]) -> list[str]:
+    """The scores that are told first: two of classes, all of other kinds."""
+    return ["auroc", "balanced_accuracy"] if "brier" in scores else list(scores)

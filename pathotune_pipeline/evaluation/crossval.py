@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from pathotune_pipeline.bags.splits import Fold, check_disjoint, patient_folds, 
 from pathotune_pipeline.bags.targets import Classes
 from pathotune_pipeline.engine.device import cpu_threads
 from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.evaluation.metrics.calibration import fit_temperature
 from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, SplitRow
-from pathotune_pipeline.heads.train import HeadFitSpec, TrainedHead, fit_head, predict
+from pathotune_pipeline.heads.train import HeadFitSpec, TrainedHead, class_index, fit_head, predict
 from pathotune_pipeline.provenance import package_versions
 from pathotune_pipeline.spec import setting
 
@@ -32,6 +34,9 @@ class CrossvalSpec(HeadFitSpec):
     bootstrap: int = setting(2000, "Draws of the patient bootstrap.", ge=1000)
     shuffle_labels: bool = setting(
         False, "Permute the labels among patients first: what a model without any signal would score."
+    )
+    targets: dict[str, Any] = setting(
+        {}, "Settings of the targets by column: kind, event, order, bins, alpha, horizons, weight."
     )
 
     def fit_spec(self, seed: int) -> HeadFitSpec:
@@ -68,6 +73,8 @@ def crossval(
 ) -> CrossvalResult:
     """Train one model for each seed and fold, and pool what they say of slides they did not see.
 
+    Of slides that have one class each; `crossval_targets` takes all other targets.
+
     The headline is scored on each slide's mean probability over the seeds. Standardisation, epoch choice and class
     weights see nothing of the test part. The order of the bags does not matter.
 
@@ -83,7 +90,7 @@ def crossval(
         PathotuneError: a loss is not finite.
     """
     spec.train_spec()
-    usable, notes = _usable(list(bags.values()) if isinstance(bags, Mapping) else list(bags))
+    usable, notes = usable_bags(bags)
     labels = {bag_id: str(bag.target) for bag_id, bag in usable.items()}
     groups = {bag_id: bag.group for bag_id, bag in usable.items()}
     if spec.shuffle_labels:
@@ -98,7 +105,7 @@ def crossval(
         versions=package_versions(),
         notes=notes,
     )
-    with cpu_threads(_threads(usable.values())):
+    with cpu_threads(threads_for(usable.values())):
         _train_all(result, spec, usable, groups=groups, on_progress=on_progress)
     for slide, total in result.attention.items():
         result.attention[slide] = (total / spec.seeds).astype(np.float32)
@@ -106,7 +113,7 @@ def crossval(
     return result
 
 
-def _threads(bags: Iterable[Bag]) -> int:
+def threads_for(bags: Iterable[Bag]) -> int:
     """Threads for training on a CPU: one where bags are small, for sharing them out costs more than it saves."""
     median = float(np.median([len(bag) * bag.dim for bag in bags]))
     return 1 if median <= SMALL_BAG else torch.get_num_threads()
@@ -123,22 +130,37 @@ def _train_all(
     """Train and judge one model for each seed and fold."""
     labels = {bag_id: str(bag.target) for bag_id, bag in usable.items()}
     classes = result.classes
+    for seed, fold in folds_of(spec, labels, groups):
+        val = [usable[each] for each in fold.val]
+        trained = fit_head(
+            [usable[each] for each in fold.train],
+            val,
+            classes=classes,
+            spec=spec.fit_spec(model_seed(seed, fold.index)),
+            feature_set=result.feature_set,
+        )
+        _judge(result, trained, [usable[each] for each in fold.test], seed=seed, fold=fold)
+        truth = np.array([class_index(bag, classes) for bag in val])
+        keep_run(result, trained, seed=seed, fold=fold, temperature=fit_temperature(truth, predict(trained, val).probs))
+        if trained.initial and len(result.runs) == 1:
+            result.notes.append(trained.initial.sentence())
+        if on_progress:
+            done = len(result.runs)
+            on_progress(CrossvalProgress(done, spec.folds * spec.seeds, seed, fold.index, len(trained.history)))
+
+
+def folds_of(spec: CrossvalSpec, strata: Mapping[str, str], groups: Mapping[str, str]) -> Iterator[tuple[int, Fold]]:
+    """Each seed and fold, no patient on two sides.
+
+    Args:
+        spec: folds, seeds, share of validation.
+        strata: bag id -> what shall be as frequent in every part.
+        groups: bag id -> patient.
+    """
     for seed in range(spec.seed0, spec.seed0 + spec.seeds):
-        for fold in patient_folds(labels, groups, folds=spec.folds, seed=seed, val_share=spec.val_share):
+        for fold in patient_folds(strata, groups, folds=spec.folds, seed=seed, val_share=spec.val_share):
             check_disjoint(fold.parts(), groups)
-            trained = fit_head(
-                [usable[each] for each in fold.train],
-                [usable[each] for each in fold.val],
-                classes=classes,
-                spec=spec.fit_spec(model_seed(seed, fold.index)),
-                feature_set=result.feature_set,
-            )
-            _judge(result, trained, [usable[each] for each in fold.test], seed=seed, fold=fold)
-            if trained.initial and len(result.runs) == 1:
-                result.notes.append(trained.initial.sentence())
-            if on_progress:
-                done = len(result.runs)
-                on_progress(CrossvalProgress(done, spec.folds * spec.seeds, seed, fold.index, len(trained.history)))
+            yield seed, fold
 
 
 def model_seed(seed: int, fold: int) -> int:
@@ -161,7 +183,13 @@ def shuffled_labels(labels: Mapping[str, str], groups: Mapping[str, str], *, see
     return {bag_id: drawn[groups[bag_id]] for bag_id in labels}
 
 
-def _usable(bags: Sequence[Bag]) -> tuple[dict[str, Bag], list[str]]:
+def usable_bags(bags: Mapping[str, Bag] | Sequence[Bag]) -> tuple[dict[str, Bag], list[str]]:
+    """Bags with tiles and a target, by id in its order, and a note on the others.
+
+    Raises:
+        UsageError: two bags have one id.
+    """
+    bags = list(bags.values()) if isinstance(bags, Mapping) else list(bags)
     found: dict[str, Bag] = {}
     empty, unlabelled = [], []
     for bag in sorted(bags, key=lambda bag: bag.bag_id):
@@ -185,10 +213,20 @@ def _judge(result: CrossvalResult, trained: TrainedHead, test: Sequence[Bag], *,
     for i, bag in enumerate(test):
         probs = tuple(said.probs[i].tolist())
         result.predictions.append(PredictionRow(bag.bag_id, bag.group, str(bag.target), seed, fold.index, probs))
-        if said.attention is not None:
-            weights = said.attention[i].astype(np.float64)
-            result.attention[bag.bag_id] = result.attention.get(bag.bag_id, 0.0) + weights
+    add_attention(result.attention, said.attention, test)
+
+
+def add_attention(total: dict[str, Any], attention: Sequence[np.ndarray] | None, bags: Sequence[Bag]) -> None:
+    """Add one model's attention to the sums by slide."""
+    for weights, bag in zip(attention or (), bags, strict=attention is not None):
+        total[bag.bag_id] = total.get(bag.bag_id, 0.0) + weights.astype(np.float64)
+
+
+def keep_run(
+    result: CrossvalResult, trained: TrainedHead, *, seed: int, fold: Fold, temperature: float | None = None
+) -> None:
+    """Add a model, how it was trained, and where each slide was."""
     for part, ids in fold.parts().items():
         result.splits.extend(SplitRow(seed, fold.index, part, each) for each in ids)
-    result.runs.append(FoldRun(seed, fold.index, trained.best_epoch, len(trained.history)))
+    result.runs.append(FoldRun(seed, fold.index, trained.best_epoch, len(trained.history), temperature))
     result.models[(seed, fold.index)] = trained

@@ -12,21 +12,24 @@ import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pathotune_pipeline.errors import CorruptDataError, UsageError
-from pathotune_pipeline.evaluation.intervals import bootstrap
-from pathotune_pipeline.evaluation.metrics import Score, accuracy, auroc, balanced_accuracy, roc_points
+from pathotune_pipeline.evaluation.intervals import bootstrap_scores
+from pathotune_pipeline.evaluation.metrics import roc_points, scale_by_temperature
+from pathotune_pipeline.evaluation.metrics.survival import Censoring
+from pathotune_pipeline.evaluation.scoring import CLASSES, Sample, curves_of, scorers
 from pathotune_pipeline.heads.train import TrainedHead
 from pathotune_pipeline.heads.trained import save_head
 
 FORMAT = "pathotune-crossval"
 REVISION = 1
-_SCORES = {"auroc": auroc, "balanced_accuracy": balanced_accuracy, "accuracy": accuracy}
+PROBABLE = (*CLASSES, "ordinal", "multilabel")
+"""Kinds of which probabilities are predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,10 @@ class PredictionRow:
     Attributes:
         slide_id: the slide.
         case_id: its patient.
-        label: its class.
+        label: its class, or what else the table says of the target.
         seed: of the run.
         fold: whose test part it was in.
-        probs: of each class.
+        probs: of each class; of another target what `CrossvalResult.classes` names.
     """
 
     slide_id: str
@@ -62,12 +65,13 @@ class SplitRow:
 
 @dataclass(frozen=True, slots=True)
 class FoldRun:
-    """How one model was trained; epochs count from 0 in `best_epoch`."""
+    """How one model was trained; epochs count from 0 in `best_epoch`. The temperature is fitted on validation."""
 
     seed: int
     fold: int
     best_epoch: int
     epochs: int
+    temperature: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +80,8 @@ class CrossvalResult:
 
     Attributes:
         settings: of the CrossvalSpec.
-        classes: names in the order of the probabilities; of two, the second is the positive one.
+        classes: names in the order of the probabilities; of two, the second is the positive one. Of a number or of
+            survival the names of what is predicted.
         feature_set: name or fingerprint of the features.
         versions: of the libraries.
         notes: what a reader should know.
@@ -91,6 +96,12 @@ class CrossvalResult:
         per_seed: the scores of each seed's pooled predictions.
         per_fold: the scores of each model's test part.
         roc: class -> {"fpr", "tpr"} of the mean probability over seeds.
+        kind: of the target.
+        horizons: times at which survival is predicted.
+        curves: reliability of classes; of survival scores by time, Kaplan-Meier curves of the halves of lower and
+            higher risk, and their log-rank test.
+        censoring: (seed, slide id) -> [1 + T] float64, probability of being uncensored just before the slide's own
+            time and at each horizon, from the training part; not on disk.
     """
 
     settings: dict[str, Any]
@@ -108,46 +119,98 @@ class CrossvalResult:
     per_seed: list[dict[str, Any]] = field(default_factory=list)
     per_fold: list[dict[str, Any]] = field(default_factory=list)
     roc: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    kind: str = ""
+    horizons: tuple[float, ...] = ()
+    curves: dict[str, Any] = field(default_factory=dict)
+    censoring: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or ("binary" if len(self.classes) == 2 else "multiclass")
 
     def pooled(self) -> list[PredictionRow]:
         """One row for each slide, sorted by id: its mean probabilities over the seeds (seed and fold are -1)."""
-        rows: dict[str, list[PredictionRow]] = defaultdict(list)
-        for row in self.predictions:
-            rows[row.slide_id].append(row)
-        pooled = []
-        for slide, each in sorted(rows.items()):
-            probs = np.mean([row.probs for row in each], axis=0)
-            pooled.append(PredictionRow(slide, each[0].case_id, each[0].label, -1, -1, tuple(probs.tolist())))
-        return pooled
+        return [
+            replace(each[0], seed=-1, fold=-1, probs=tuple(np.mean([row.probs for row in each], axis=0).tolist()))
+            for each in self._by_slide(self.predictions)
+        ]
+
+    def sample(self, rows: Sequence[PredictionRow] | None = None) -> Sample:
+        """Predictions to be scored: those rows, or by default each slide's mean over the seeds.
+
+        Args:
+            rows: some of `predictions`, at most one for each slide.
+        """
+        slides = self._by_slide(self.predictions if rows is None else rows)
+        first = [each[0] for each in slides]
+        values = np.array([np.mean([row.probs for row in each], axis=0) for each in slides], np.float64)
+        return Sample(
+            kind=self.kind,
+            classes=self.classes,
+            labels=[row.label for row in first],
+            values=values.reshape(len(first), len(self.classes)),
+            scaled=self._scaled(slides),
+            censoring=self._censoring(slides),
+            horizons=self.horizons,
+        )
 
     def summarise(self, *, draws: int, seed: int) -> None:
-        """Fill scores, per_seed, per_fold and roc from the predictions."""
-        rows = self.pooled()
-        targets, probs = self._arrays(rows)
-        intervals = bootstrap(targets, probs, groups=[row.case_id for row in rows], draws=draws, seed=seed)
-        for name, said in self._scores(rows).items():
-            interval = intervals[name]
-            self.scores[name] = asdict(said) | {"low": interval.low, "high": interval.high, "level": interval.level}
-        self.roc = roc_points(targets, probs, self.classes)
-        for each in sorted({row.seed for row in self.predictions}):
-            of_seed = [row for row in self.predictions if row.seed == each]
-            self.per_seed.append({"seed": each, **self._plain(of_seed)})
+        """Fill scores, per_seed, per_fold, roc and curves from the predictions."""
+        sample, groups = self.sample(), [row.case_id for row in self.pooled()]
+        found = scorers(sample)
+        intervals = bootstrap_scores(
+            {name: each.weighted for name, each in found.items()},
+            groups=groups,
+            strata=sample.strata(),
+            draws=draws,
+            seed=seed,
+        )
+        for name, each in found.items():
+            said, interval = asdict(each.once(len(groups))), intervals[name]
+            bounds: dict[str, float | None] = {"low": None, "high": None, "level": None}
+            if interval is not None and said["value"] is not None:
+                bounds = {"low": interval.low, "high": interval.high, "level": interval.level}
+            self.scores[name] = said | bounds
+        if self.kind in CLASSES:
+            self.roc = roc_points(sample.truth(), sample.values, self.classes)
+        self.curves = curves_of(sample)
+        for each_seed in sorted({row.seed for row in self.predictions}):
+            of_seed = [row for row in self.predictions if row.seed == each_seed]
+            self.per_seed.append({"seed": each_seed, **self._plain(of_seed)})
         for run in self.runs:
             of_fold = [row for row in self.predictions if (row.seed, row.fold) == (run.seed, run.fold)]
             self.per_fold.append({**asdict(run), "n_test": len(of_fold), **self._plain(of_fold)})
 
-    def _arrays(self, rows: Sequence[PredictionRow]) -> tuple[np.ndarray, np.ndarray]:
-        targets = np.array([self.classes.index(row.label) for row in rows], dtype=np.int64)
-        return targets, np.array([row.probs for row in rows], dtype=np.float64)
-
-    def _scores(self, rows: Sequence[PredictionRow]) -> dict[str, Score]:
-        targets, probs = self._arrays(rows)
-        return {name: score(targets, probs) for name, score in _SCORES.items()}
-
     def _plain(self, rows: Sequence[PredictionRow]) -> dict[str, Any]:
-        scores = self._scores(rows)
+        scores = {name: each.once(len(rows)) for name, each in scorers(self.sample(rows)).items()}
         reasons = {f"{name}_reason": said.reason for name, said in scores.items() if said.reason}
         return {name: said.value for name, said in scores.items()} | reasons
+
+    @staticmethod
+    def _by_slide(rows: Sequence[PredictionRow]) -> list[list[PredictionRow]]:
+        slides: dict[str, list[PredictionRow]] = defaultdict(list)
+        for row in rows:
+            slides[row.slide_id].append(row)
+        return [each for _, each in sorted(slides.items())]
+
+    def _scaled(self, slides: Sequence[Sequence[PredictionRow]]) -> np.ndarray | None:
+        """Mean over seeds of the probabilities at each model's temperature, [N, C]; None where there is none."""
+        heat = {(run.seed, run.fold): run.temperature for run in self.runs}
+        if self.kind not in CLASSES or not heat or None in heat.values():
+            return None
+        found = [
+            scale_by_temperature(
+                np.array([row.probs for row in each]), np.array([heat[row.seed, row.fold] for row in each])
+            ).mean(axis=0)
+            for each in slides
+        ]
+        return np.array(found).reshape(len(slides), len(self.classes))
+
+    def _censoring(self, slides: Sequence[Sequence[PredictionRow]]) -> Censoring | None:
+        if not self.censoring:
+            return None
+        left = [np.mean([self.censoring[row.seed, row.slide_id] for row in each], axis=0) for each in slides]
+        table = np.array(left).reshape(len(slides), 1 + len(self.horizons))
+        return Censoring(table[:, 0], table[:, 1:])
 
 
 def write_result(
@@ -164,13 +227,33 @@ def write_result(
     Raises:
         UsageError: the folder holds something, or is a file.
     """
+    return write_results({"": result}, out_dir, context=context, overwrite=overwrite)
+
+
+def write_results(
+    results: Mapping[str, CrossvalResult],
+    out_dir: Path,
+    *,
+    context: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the results of several targets, each into a folder of its name; as `write_result`.
+
+    Raises:
+        UsageError: the folder holds something, or is a file, or a target's name makes no folder's name.
+    """
     if out_dir.exists() and not overwrite and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UsageError(f"{out_dir} holds something already. Choose another folder, or allow overwriting.")
+    odd = [name for name in results if name != Path(name).name and name]
+    if odd:
+        raise UsageError(f"Target {odd[0]!r} makes no folder's name. Rename the column.")
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_dir.with_name(f".{out_dir.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
-        _write_files(result, temporary, {**result.context, **(context or {})})
+        for name, result in results.items():
+            (temporary / name).mkdir(exist_ok=True)
+            _write_files(result, temporary / name, {**result.context, **(context or {})})
         _put_in_place(temporary, out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -189,6 +272,8 @@ def read_result(folder: Path) -> CrossvalResult:
         if record.pop("format") != FORMAT or record.pop("revision") != REVISION:
             raise CorruptDataError(f"{folder}: not a cross-validation of a format that this version knows.")
         classes = tuple(record.pop("classes"))
+        columns = _columns(record.get("kind", ""), classes)
+        record["horizons"] = tuple(record.get("horizons", ()))
         runs = [FoldRun(**run) for run in record.pop("runs")]
         predictions = [
             PredictionRow(
@@ -197,7 +282,7 @@ def read_result(folder: Path) -> CrossvalResult:
                 row["label"],
                 int(row["seed"]),
                 int(row["fold"]),
-                tuple(float(row[f"prob_{name}"]) for name in classes),
+                tuple(float(row[column]) for column in columns),
             )
             for row in _read_rows(folder / "predictions.csv")
         ]
@@ -219,9 +304,13 @@ def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any
     record["context"] = dict(context)
     for name in ("settings", "classes", "feature_set", "versions", "notes", "scores", "per_seed", "per_fold", "roc"):
         record[name] = getattr(result, name)
+    if result.curves:
+        record["curves"] = result.curves
+    if result.kind not in CLASSES:
+        record |= {"kind": result.kind, "horizons": result.horizons}
     text = json.dumps(record, indent=1, allow_nan=False)
     (folder / "crossval.json").write_text(text + "\n", encoding="utf-8")
-    header = ["slide_id", "case_id", "label", "seed", "fold", *(f"prob_{name}" for name in result.classes)]
+    header = ["slide_id", "case_id", "label", "seed", "fold", *_columns(result.kind, result.classes)]
     rows = ([r.slide_id, r.case_id, r.label, r.seed, r.fold, *map(repr, r.probs)] for r in result.predictions)
     _write_rows(folder / "predictions.csv", header, rows)
     places = ([row.seed, row.fold, row.part, row.slide_id] for row in result.splits)
@@ -229,6 +318,11 @@ def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any
     np.savez(folder / "attention.npz", **result.attention)
     for (seed, fold), trained in result.models.items():
         save_head(folder / "models" / f"seed{seed}-fold{fold}", trained)
+
+
+def _columns(kind: str, names: Sequence[str]) -> list[str]:
+    """Of the predictions' table: probabilities, or what else is predicted by its own name."""
+    return [f"prob_{name}" if not kind or kind in PROBABLE else name for name in names]
 
 
 def _put_in_place(new: Path, place: Path) -> None:

@@ -12,6 +12,8 @@ from pathotune_pipeline.errors import CorruptDataError
 
 FORMAT = "pathotune-head"
 REVISION = 1
+REVISION_WITH_TASK = 2
+"""Of heads whose logits are not those of one class for each slide; older versions would misread them."""
 
 
 def read_head_files(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -22,7 +24,7 @@ def read_head_files(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CorruptDataError: it cannot be read, or is of a format this version does not know.
     """
     state, record = load_checkpoint(folder / "head")
-    if record.get("format") != FORMAT or record.get("revision") != REVISION:
+    if record.get("format") != FORMAT or record.get("revision") not in (REVISION, REVISION_WITH_TASK):
         found = f"{record.get('format')!r} revision {record.get('revision')!r}"
         raise CorruptDataError(f"{folder}: expected {FORMAT!r} revision {REVISION}, found {found}.")
     return state, record

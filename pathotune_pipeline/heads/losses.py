@@ -63,3 +63,81 @@ def balanced_weights(targets: Tensor, n_classes: int) -> Tensor:
     counts = torch.bincount(targets, minlength=n_classes).float()  # [C]
     present = (counts > 0).float()
     return present * len(targets) / (counts.clamp(min=1) * present.sum())
+
+
+def survival_loss(logits: Tensor, bins: Tensor, events: Tensor, *, alpha: float = 0.0) -> Tensor:
+    """Negative log-likelihood of discrete survival times, mean over bags.
+
+    The hazard of interval k is sigmoid(logit k), and S(k) = product up to k of (1 - hazard). An event in interval y
+    costs -log S(y - 1) - log hazard(y), a censoring there (1 - alpha) * -log S(y). Source: Zadeh and Schmid 2020.
+
+    Args:
+        logits: [B, K] float, of the hazards.
+        bins: [B] int64, the interval of the event or of the last observation.
+        events: [B] bool or float, whether the event was seen.
+        alpha: share of the censored part that is left out.
+    """
+    logits, seen = _at_least_float32(logits), events.to(_at_least_float32(logits).dtype)
+    place = torch.arange(logits.shape[1], device=logits.device)
+    survived = F.softplus(logits)  # -log(1 - hazard)
+    before = (survived * (place < bins[:, None])).sum(dim=1)  # -log S(y - 1)
+    here = bins[:, None]
+    event = before + F.softplus(-logits).gather(1, here)[:, 0]
+    censored = before + survived.gather(1, here)[:, 0]
+    return (seen * event + (1 - seen) * (1 - alpha) * censored).mean()
+
+
+def cox_loss(log_risks: Tensor, times: Tensor, events: Tensor) -> Tensor:
+    """Cox's negative partial log-likelihood, mean over events, Breslow's way with ties; 0 without an event.
+
+    Each event is held against all bags of the batch that were under observation then, so a batch needs several.
+
+    Args:
+        log_risks: [B] float; higher is worse.
+        times: [B] float.
+        events: [B] bool or float.
+    """
+    risks, seen = _at_least_float32(log_risks), events.bool()
+    if not bool(seen.any()):
+        return risks.sum() * 0.0
+    at_risk = times[None, :] >= times[seen][:, None]  # [E, B]
+    pools = torch.where(at_risk, risks[None, :], -torch.inf).logsumexp(dim=1)
+    return (pools - risks[seen]).mean()
+
+
+def ordinal_loss(logits: Tensor, grades: Tensor) -> Tensor:
+    """Negative log-likelihood of grades by continuation ratios, mean over bags.
+
+    Logit k says how likely a grade above k is among those of k or more, so the probabilities of the grades add up
+    and never cross. It is discrete survival in which the highest grade outlives all intervals.
+
+    Args:
+        logits: [B, C - 1] float.
+        grades: [B] int64, 0 to C - 1.
+    """
+    steps = logits.shape[1]
+    return survival_loss(-logits, grades.clamp(max=steps - 1), grades < steps)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross entropy, mean over the labels that are known.
+
+    Args:
+        logits: [B, L] float.
+        labels: [B, L] float: 1, 0, or NaN where not known.
+    """
+    known = ~labels.isnan()
+    logits = _at_least_float32(logits)
+    if not bool(known.any()):
+        return logits.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(logits[known], labels[known].to(logits.dtype))
+
+
+def squared_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error over bags; both [B] float, on the scale of the training part."""
+    values = _at_least_float32(values)
+    return F.mse_loss(values, targets.to(values.dtype))
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

@@ -19,6 +19,7 @@ from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.heads.head import HEADS, HeadOutput, MILHead, create_head, targets_of
 from pathotune_pipeline.heads.initialise import Initial, initialise
 from pathotune_pipeline.heads.losses import balanced_weights, classification_loss
+from pathotune_pipeline.heads.task import Task
 from pathotune_pipeline.spec import Spec, setting
 
 
@@ -80,17 +81,20 @@ class HeadModel(nn.Module):
 class HeadLearner(nn.Module):
     """A HeadModel and its loss, as `engine.fit` wants them."""
 
-    def __init__(self, model: HeadModel, class_weights: Tensor | None) -> None:
+    def __init__(self, model: HeadModel, class_weights: Tensor | None, task: Task | None = None) -> None:
         super().__init__()
         self.model = model
         self.class_weights = class_weights
+        self.task = task
 
     def losses(self, batch: BagBatch) -> dict[str, Tensor]:
-        """The head's own: {"bag": cross entropy}, and what else it trains on."""
+        """The head's own: {"bag": the task's loss}, and what else it trains on."""
         return self.model.head.losses(self.model.scaled(batch), self.criterion)
 
     def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The task's loss, without the head's own ones."""
+        if self.task:
+            return self.task.loss(logits, targets)
         return classification_loss(logits, targets, class_weights=self.class_weights)
 
     def validation_loss(self, batch: BagBatch) -> Tensor:
@@ -110,6 +114,7 @@ class TrainedHead:
         history: one record for each epoch.
         best_epoch: from 0.
         initial: what it began with, where that was not chance.
+        task: what the logits mean, where they are not those of one class for each slide.
     """
 
     model: HeadModel
@@ -119,6 +124,7 @@ class TrainedHead:
     history: tuple[EpochRecord, ...] = ()
     best_epoch: int = 0
     initial: Initial | None = None
+    task: Task | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +132,7 @@ class Prediction:
     """What a head says of bags.
 
     Attributes:
-        probs: [B, C] float64.
+        probs: [B, C] float64; for another task what `Task.read` says.
         attention: for each bag [N_b] float32, or None where the head has none.
     """
 
@@ -138,7 +144,8 @@ def fit_head(
     train_bags: Sequence[Bag],
     val_bags: Sequence[Bag],
     *,
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
+    task: Task | None = None,
     spec: HeadFitSpec | None = None,
     feature_set: str = "",
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -151,14 +158,16 @@ def fit_head(
     Args:
         train_bags: with targets, as names or indices of `classes`.
         val_bags: likewise; may be empty, and then the last epoch counts.
-        classes: names in the order of the logits, at least two.
+        classes: names in the order of the logits, at least two, where a slide has one class.
+        task: any other target, or several; instead of `classes`.
         spec: head, its settings, training; the seed is `train["seed"]`.
         feature_set: recorded with the head.
         on_epoch: told of each epoch.
 
     Raises:
-        UsageError: no training bags, fewer than two classes, or a bag without a target, without tiles, or with
-            features that are not finite.
+        UsageError: no training bags, fewer than two classes, a batch too small for the task, `init_from` with a task,
+            or a bag without a target, without tiles, or with features that are not finite.
+        ManifestError: a bag's target is not what the task expects.
         WeightsError: what is at `init_from` does not fit the head, or nothing is.
         PathotuneError: the loss is not finite.
     """
@@ -166,25 +175,31 @@ def fit_head(
     train_spec = spec.train_spec()
     if not train_bags:
         raise UsageError("A head needs bags to train on; none was given.")
-    if len(classes) < 2:
+    if task is None and len(classes) < 2:
         raise UsageError(f"A head is trained on two classes or more; found {list(classes)}.")
     device = pick_device(spec.device)
-    size = spec.batch_bags or HEADS.get(spec.head).preset_batch
-    targets = {bag.bag_id: class_index(bag, classes) for bag in [*train_bags, *val_bags]}
+    size = batch_size(spec, task)
+    targets: dict[str, int | np.ndarray] = {
+        bag.bag_id: task.encode(bag) if task else class_index(bag, classes) for bag in [*train_bags, *val_bags]
+    }
     with seeded(train_spec.seed):
-        head = create_head(spec.head, in_dim=train_bags[0].dim, n_classes=len(classes), **spec.settings)
+        head = create_head(
+            spec.head, in_dim=train_bags[0].dim, n_classes=task.outputs if task else len(classes), **spec.settings
+        )
     model = HeadModel(head)
     mean, std = feature_scale(train_bags)
     initial = None
+    if spec.init_from and task:
+        raise UsageError("--init-from begins heads of one class a slide only. Leave it out for such targets.")
     if spec.init_from:
         initial, mean, std = initialise(head, Path(spec.init_from), name=spec.head, classes=classes)
     if spec.standardise or initial:
         model.mean.copy_(mean)
         model.std.copy_(std)
     weights = None
-    if spec.class_weights == "balanced":
+    if spec.class_weights == "balanced" and task is None:
         weights = balanced_weights(torch.tensor([targets[bag.bag_id] for bag in train_bags]), len(classes)).to(device)
-    learner = HeadLearner(model, weights).to(device)
+    learner = HeadLearner(model, weights, task).to(device)
 
     def batches(epoch: int) -> Iterator[BagBatch]:
         order = np.random.default_rng([train_spec.seed, epoch]).permutation(len(train_bags))
@@ -192,7 +207,13 @@ def fit_head(
             bags = [train_bags[i] for i in order[start : start + size]]
             yield collate(bags, targets=[targets[bag.bag_id] for bag in bags]).to(device)
 
+    def answers(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
+        said = torch.cat([model(collate([bag]).to(device)).logits for bag in bags])
+        return said, torch.tensor(np.stack([targets[bag.bag_id] for bag in bags]), dtype=torch.float32, device=device)
+
     def validation_loss() -> float:
+        if task:  # of all bags at once: some losses hold bags against each other, and labels may lack
+            return float(learner.criterion(*answers(val_bags)))
         one_by_one = (collate([bag], targets=[targets[bag.bag_id]]).to(device) for bag in val_bags)
         return float(torch.stack([learner.validation_loss(batch) for batch in one_by_one]).mean())
 
@@ -201,6 +222,9 @@ def fit_head(
     )
     learner.load_state_dict(result.best_state)
     model.eval()
+    if task:
+        with torch.no_grad():
+            task = task.with_baselines(*answers(train_bags))
     return TrainedHead(
         model,
         spec.with_values(train={**spec.train, "seed": train_spec.seed}),
@@ -208,8 +232,21 @@ def fit_head(
         feature_set,
         result.history,
         result.best_epoch,
-        initial,
+        initial=initial,
+        task=task,
     )
+
+
+def batch_size(spec: HeadFitSpec, task: Task | None) -> int:
+    """Bags in a batch: those asked for, those the task needs, or the head's own.
+
+    Raises:
+        UsageError: the task needs more than one.
+    """
+    needed = task.preset_batch if task else None
+    if needed and spec.batch_bags == 1:
+        raise UsageError(f"A Cox model holds the bags of a batch against each other; batch_bags is 1. Try {needed}.")
+    return spec.batch_bags or needed or HEADS.get(spec.head).preset_batch
 
 
 @torch.no_grad()
@@ -228,7 +265,9 @@ def predict(trained: TrainedHead, bags: Sequence[Bag]) -> Prediction:
     probs, attention = [], []
     for bag in bags:
         output = model(collate([bag]).to(device))
-        probs.append(output.probabilities()[0].double().cpu().numpy())
+        probs.append(
+            trained.task.read(output.logits)[0] if trained.task else output.probabilities()[0].double().cpu().numpy()
+        )
         if output.attention is not None:
             attention.append(output.attention[0].float().cpu().numpy())
     stacked = np.stack(probs) if probs else np.zeros((0, len(trained.classes)))

@@ -12,9 +12,10 @@ from pathotune_pipeline.engine.checkpoint import save_checkpoint
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.engine.loop import EpochRecord
 from pathotune_pipeline.errors import CorruptDataError
-from pathotune_pipeline.heads.files import FORMAT, REVISION, read_head_files
+from pathotune_pipeline.heads.files import FORMAT, REVISION, REVISION_WITH_TASK, read_head_files
 from pathotune_pipeline.heads.head import create_head
 from pathotune_pipeline.heads.initialise import Initial
+from pathotune_pipeline.heads.task import Task
 from pathotune_pipeline.heads.train import HeadFitSpec, HeadModel, TrainedHead
 from pathotune_pipeline.provenance import now, package_versions
 
@@ -23,7 +24,7 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
     """Write a trained head into a folder, which is made. Holds no slide's name."""
     record = {
         "format": FORMAT,
-        "revision": REVISION,
+        "revision": REVISION_WITH_TASK if trained.task else REVISION,
         "spec": trained.spec.model_dump(mode="json"),
         "in_dim": trained.model.head.in_dim,
         "classes": list(trained.classes),
@@ -34,6 +35,8 @@ def save_head(folder: Path, trained: TrainedHead) -> None:
         "versions": package_versions(),
         "written": now(),
     }
+    if trained.task:
+        record["task"] = trained.task.record()
     save_checkpoint(folder / "head", trained.model.state_dict(), record)
 
 
@@ -48,8 +51,10 @@ def load_head(folder: Path, *, device: str = "cpu") -> TrainedHead:
     state, record = read_head_files(folder)
     spec = HeadFitSpec.parse(record["spec"], where=str(folder / "head.json"))
     classes: list[Any] = record["classes"]
+    task = Task.of_record(record["task"]) if "task" in record else None
+    outputs = task.outputs if task else len(classes)
     with torch.random.fork_rng(devices=[]):
-        head = create_head(spec.head, in_dim=record["in_dim"], n_classes=len(classes), **spec.settings)
+        head = create_head(spec.head, in_dim=record["in_dim"], n_classes=outputs, **spec.settings)
     model = HeadModel(head)
     try:
         model.load_state_dict(state)
@@ -58,4 +63,6 @@ def load_head(folder: Path, *, device: str = "cpu") -> TrainedHead:
     model.to(pick_device(device)).eval()
     history = tuple(EpochRecord(**epoch) for epoch in record["history"])
     initial = Initial.of_record(record["initial"]) if record.get("initial") else None
-    return TrainedHead(model, spec, tuple(classes), record["feature_set"], history, record["best_epoch"], initial)
+    return TrainedHead(
+        model, spec, tuple(classes), record["feature_set"], history, record["best_epoch"], initial=initial, task=task
+    )

@@ -22,7 +22,25 @@ RESULT = "crossval.json"
 PREDICTIONS = "predictions.csv"
 ATTENTION = "attention.npz"
 MOST_CLASSES_PICKED = 4
-SCORE_TITLES = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy"}
+SCORE_TITLES = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "Balanced accuracy",
+    "auprc": "AUPRC",
+    "brier": "Brier score",
+    "brier_calibrated": "Brier score, calibrated",
+    "ece": "ECE",
+    "ece_calibrated": "ECE, calibrated",
+    "quadratic_kappa": "Quadratic kappa",
+    "r2": "R²",
+    "mae": "Mean absolute error",
+    "pearson": "Pearson's r",
+    "c_index": "C-index (Harrell)",
+    "c_index_ipcw": "C-index (IPCW)",
+    "auc_t": "Time-dependent AUC",
+    "integrated_brier": "Integrated Brier score",
+}
+CLASS_KINDS = ("", "binary", "multiclass", "ordinal")
+"""Kinds of target of which each slide has one class with a probability; only their slides are listed."""
 _BAD_ARCHIVE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _BROKEN = (TypeError, KeyError, ValueError, AttributeError, IndexError)
 
@@ -151,7 +169,8 @@ def read_model(folder: Path) -> ModelView:
     view = ModelView(folder.resolve().name, folder)
     try:
         _fill(view, told)
-        view.predictions = _predictions(folder / PREDICTIONS, view.classes)
+        if told.get("kind", "") in CLASS_KINDS:
+            view.predictions = _predictions(folder / PREDICTIONS, view.classes)
     except _BROKEN as error:
         raise UsageError(
             f"--model {folder}: its files are not as `pathotune crossval` writes them "
@@ -160,7 +179,7 @@ def read_model(folder: Path) -> ModelView:
     if view.predictions:
         view.slides = view.slides or len(view.predictions)
         view.cases = len({row.case_id or row.slide_id for row in view.predictions.values()})
-    else:
+    elif told.get("kind", "") in CLASS_KINDS:
         view.warnings.append(f"The folder has no {PREDICTIONS}: no slide is shown with this model's attention.")
     return view
 

@@ -7,18 +7,11 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.intervals import bootstrap
+from pathotune_pipeline.evaluation.intervals import bootstrap, bootstrap_scores, patient_draws
 from pathotune_pipeline.evaluation.metrics import accuracy, auroc, balanced_accuracy, roc_points, weighted_auroc
 
 
-def drawn(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    targets = np.arange(n) % classes
-    probs = rng.random((n, classes)) + 0.5 * np.eye(classes)[targets]
-    return targets, np.round(probs / probs.sum(axis=1, keepdims=True), 2)
-
-
-def test_scores_are_those_of_scikit_learn_ties_included():
+def test_scores_are_those_of_scikit_learn_ties_included(drawn):
     targets, probs = drawn(60, 2)
     assert auroc(targets, probs).value == pytest.approx(roc_auc_score(targets, probs[:, 1]))
     targets, probs = drawn(90, 3)
@@ -29,7 +22,7 @@ def test_scores_are_those_of_scikit_learn_ties_included():
     assert accuracy(targets, probs).value == pytest.approx((targets == said).mean())
 
 
-def test_weights_count_as_repeated_slides():
+def test_weights_count_as_repeated_slides(drawn):
     targets, probs = drawn(40, 2)
     counts = np.random.default_rng(1).integers(0, 4, (5, 40))
     again = [roc_auc_score(np.repeat(targets, row), np.repeat(probs[:, 1], row)) for row in counts]
@@ -44,7 +37,7 @@ def test_what_is_not_defined_has_a_reason():
     assert accuracy(np.zeros(0, int), np.zeros((0, 2))).value is None
 
 
-def test_roc_points_go_from_corner_to_corner():
+def test_roc_points_go_from_corner_to_corner(drawn):
     targets, probs = drawn(30, 3)
     curves = roc_points(targets, probs, "abc")
     assert list(curves) == ["a", "b", "c"]
@@ -52,7 +45,7 @@ def test_roc_points_go_from_corner_to_corner():
     assert list(roc_points(*drawn(30, 2), "ab")) == ["b"]
 
 
-def test_the_interval_covers_and_repeats_and_is_fast():
+def test_the_interval_covers_and_repeats_and_is_fast(drawn):
     targets, probs = drawn(400, 2)
     groups = [f"p{i // 2}" for i in range(400)]
     start = time.perf_counter()
@@ -63,7 +56,7 @@ def test_the_interval_covers_and_repeats_and_is_fast():
     assert found != bootstrap(targets, probs, groups=groups, draws=2000, seed=2)
 
 
-def test_copies_of_a_patients_slide_do_not_narrow_the_interval():
+def test_copies_of_a_patients_slide_do_not_narrow_the_interval(drawn):
     targets, probs = drawn(40, 2)
     single = bootstrap(targets, probs, groups=[f"{i:02d}" for i in range(40)])
     copied = bootstrap(np.repeat(targets, 5), np.repeat(probs, 5, axis=0), groups=[f"{i // 5:02d}" for i in range(200)])
@@ -77,9 +70,40 @@ def test_a_rare_class_is_in_every_draw():
     assert bootstrap(targets, probs, groups=list(map(str, range(31))))["auroc"].low == 1
 
 
-def test_too_few_draws_and_an_absent_class_are_refused():
+def test_too_few_draws_and_an_absent_class_are_refused(drawn):
     targets, probs = drawn(10, 2)
     with pytest.raises(UsageError, match="at least 1000"):
         bootstrap(targets, probs, groups="abcdefghij", draws=100)
     with pytest.raises(UsageError, match="1 of 2 classes"):
         bootstrap(np.zeros(10, int), probs, groups="abcdefghij")
+
+
+def test_any_score_has_an_interval_and_undefined_draws_are_left_out():
+    values = np.arange(50.0)
+    groups = [f"p{i}" for i in range(50)]
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        return weights @ values / weights.sum(axis=1)
+
+    def half(weights: np.ndarray) -> np.ndarray:
+        return np.where(weights[:, 0] > 0, mean(weights), np.nan)  # a patient is in 64 % of the draws
+
+    def seldom(weights: np.ndarray) -> np.ndarray:
+        return np.where(weights[:, 0] > 1, mean(weights), np.nan)
+
+    found = bootstrap_scores({"mean": mean, "half": half, "seldom": seldom}, groups=groups, draws=4000)
+    error = values.std() / np.sqrt(50)
+    assert found["mean"].low == pytest.approx(24.5 - 1.96 * error, abs=0.5)
+    assert found["mean"].high == pytest.approx(24.5 + 1.96 * error, abs=0.5)
+    assert 2000 < found["half"].draws < 3000
+    assert found["seldom"] is None
+    with pytest.raises(UsageError, match="no slides"):
+        bootstrap_scores({"mean": mean}, groups=[])
+
+
+def test_strata_are_kept_in_every_draw():
+    rows = np.concatenate(
+        list(patient_draws([f"p{i}" for i in range(9)], strata=[0] * 3 + [1] * 6, draws=1000, seed=0))
+    )
+    assert (rows[:, :3].sum(axis=1) == 3).all()
+    assert (rows[:, 3:].sum(axis=1) == 6).all()
