@@ -16,6 +16,7 @@ PathotuneError
 │   └── CorruptDataError                what lies in the store is not what was committed
 ├── WeightsError                        an encoder's weights are absent, gated or do not fit
 ├── EncoderMemoryError (MemoryError)    the device has no room for a single tile
+├── DeviceLostError                     the device has failed for this process: another one has to go on
 ├── WorkerLostError                     the process that held the work died too often
 └── MissingExtraError (ImportError)     an optional library is needed and absent
 
@@ -87,6 +88,10 @@ class WeightsError(PathotuneError):
 
 class EncoderMemoryError(PathotuneError, MemoryError):
     """The device has no room for an encoder and a single tile."""
+
+
+class DeviceLostError(PathotuneError):
+    """The device has failed, and stays failed for this process; a new one may have it back."""
 
 
 class WorkerLostError(PathotuneError):

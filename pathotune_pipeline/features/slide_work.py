@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from pathotune_pipeline.archive.identity import content_hash, key_of, redact
-from pathotune_pipeline.errors import AnnotationError, PathotuneError, SlideError
+from pathotune_pipeline.errors import AnnotationError, DeviceLostError, PathotuneError, SlideError
 from pathotune_pipeline.failpoints import failpoint
 from pathotune_pipeline.features.loaded import check_segmenter, loaded_encoder
 from pathotune_pipeline.features.masks import rescaled_import
@@ -92,10 +92,17 @@ class SlideWork:
             self._cleanup.close()
 
     def fail(self, error: Exception) -> None:
-        """Make an error the outcome, if there is none yet."""
+        """Make an error the outcome, if there is none yet.
+
+        Raises:
+            DeviceLostError: it is one.
+        """
         if self.outcome is not None:
             return
+        self._cleanup.close()
         match error:
+            case DeviceLostError():
+                raise error  # nothing that this process does from now on can be trusted
             case SlideError():
                 self.outcome = self.failed(str(error))
             case OSError() | MemoryError():
@@ -104,7 +111,6 @@ class SlideWork:
                 self.outcome = self.failed(str(error))
             case _:
                 self.outcome = self.failed(f"unexpected {type(error).__name__}: {error}")
-        self._cleanup.close()
 
     # --- outcomes --------------------------------------------------------------------------------------------------
 

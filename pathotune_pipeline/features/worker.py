@@ -26,6 +26,9 @@ def process_slide(job: SlideJob) -> Outcome:
 
     Returns:
         The outcome of the job's first recipe; those of its other recipes are in `others`.
+
+    Raises:
+        DeviceLostError: the device has failed for this process.
     """
     began = time.perf_counter()
     held = HeldSlide(job)
