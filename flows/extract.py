@@ -14,6 +14,7 @@ import flows.environment  # noqa: F401 - before Prefect
 from flows.tasks import Batch, batches, extract_slides
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
+from pathotune_pipeline.archive.listing import Rescans
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
 from pathotune_pipeline.features.extract import (
@@ -41,6 +42,7 @@ def extract_flow(
     manifest: str | None = None,
     pseudonymise: str | None = None,
     settings: dict[str, Any] | None = None,
+    rescans: Rescans = "newest",
 ) -> dict[str, Any]:
     """Features of every slide into the store.
 
@@ -50,13 +52,14 @@ def extract_flow(
         manifest: a table of slides.
         pseudonymise: file with the key by which ids are replaced.
         settings: sections and settings, as in `configs/default.yaml`; what is not named keeps its default.
+        rescans: of scans of the same case, block and stain keep the newest, or all.
 
     Returns:
         features, run, counts, outcomes of every slide, stream, files passed over; the same of other encoders' sets.
     """
     tree = config.check((*config.EXTRACTION, "execution"), settings or {})
     key = Pseudonymiser.from_file(Path(pseudonymise)) if pseudonymise else None
-    listed = read_manifest(Path(slides) if slides else None, Path(manifest) if manifest else None)
+    listed = read_manifest(Path(slides) if slides else None, Path(manifest) if manifest else None, rescans=rescans)
     listed = listed.pseudonymised(key) if key else listed
     spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
     execution = ExecutionSpec.parse(tree["execution"].model_dump())

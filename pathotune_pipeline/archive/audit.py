@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pathotune_pipeline.archive.audit_pool import Answer, ask_all
 from pathotune_pipeline.archive.identity import decode_id
 from pathotune_pipeline.archive.item import Manifest, SlideItem
+from pathotune_pipeline.archive.listing import WITH_MPP
 from pathotune_pipeline.geometry import Mpp
 from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.spec import Spec, setting
@@ -56,16 +57,25 @@ class AuditRow:
         facts: vendor, reader, width, height, levels, mpp, ...; empty where it could not be opened.
         warnings: what a user should know.
         refusals: why it cannot be used.
+        wants_mpp: it cannot be used until somebody gives its mpp.
     """
 
     item: SlideItem
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    wants_mpp: bool = False
 
     @property
     def verdict(self) -> Verdict:
         return "refuse" if self.refusals else "warn" if self.warnings else "ok"
+
+    @property
+    def include(self) -> str:
+        """What stands in the manifest's include column."""
+        if not self.refusals:
+            return "yes"
+        return WITH_MPP if self.wants_mpp and len(self.refusals) == 1 else "no"
 
     @property
     def reasons(self) -> list[str]:
@@ -141,6 +151,7 @@ def judge(item: SlideItem, answer: Answer, slide: SlideSpec) -> AuditRow:
     row.facts = facts
     if problem:
         row.refusals.append(problem.rstrip("."))
+        row.wants_mpp = item.mpp is None
     elif abs(x - y) > NOT_SQUARE * min(x, y):
         row.warnings.append(f"its pixels are not quite square: {x:.4g} x {y:.4g} um")
     if own and facts["mpp"] and abs(own - facts["mpp"]) > MPP_TOLERANCE * own:
@@ -197,7 +208,8 @@ def _compare_contents(rows: Sequence[AuditRow], spec: AuditSpec, jobs: int) -> N
 
 
 def manifest_csv(result: AuditResult, root: Path) -> str:
-    """The audit as a table that `extract --manifest` takes: refused slides have include=no and the reason.
+    """The audit as a table that `extract --manifest` takes: a refused slide has the reason, and include=no; or
+    "with mpp" where an mpp is all that it lacks.
 
     Args:
         result: of the audit.
@@ -216,7 +228,7 @@ def manifest_csv(result: AuditResult, root: Path) -> str:
             "case_id": item.case_id,
             "mpp": item.mpp,
             **dict(item.context),
-            "include": "no" if row.refusals else "yes",
+            "include": row.include,
             "audit": row.verdict,
             "audit_reason": "; ".join(row.reasons),
             **{f"audit_{name}": row.facts.get(name) for name in FACT_COLUMNS},

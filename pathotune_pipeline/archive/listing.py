@@ -9,7 +9,8 @@ Columns, all optional but one that says where the slide lies, in any order and c
     stain organ scanner site block scan_date split, and any label: kept as the slide's context
     supersedes  ids of older scans, parted by ";": they are passed over
     keep        yes: stays although a newer scan is there; no: passed over
-    include     no: passed over, or where `audit` says "refuse": counted as failed, with `audit_reason`
+    include     no: passed over, or where `audit` says "refuse": counted as failed, with `audit_reason`;
+                with mpp: as no, until the row's mpp is filled in
     process status   CLAM's: process 0 is passed over unless status says that CLAM has done it already
 """
 
@@ -30,6 +31,8 @@ PATH_COLUMNS = ("path", "wsi", "image_path", "slide_path", "filename", "file", "
 ID_COLUMNS = ("slide_id", "sample_id")
 CASE_COLUMNS = ("case_id", "patient_id", "patient", "case")
 MPP_COLUMNS = ("mpp", "spacing_at_level_0")
+WITH_MPP = "with mpp"
+"""Of `include`: the slide is taken once its mpp is filled in."""
 _CLAM_COLUMNS = frozenset(
     {
         "process", "status", "seg_level", "sthresh", "mthresh", "close", "use_otsu", "keep_ids", "exclude_ids", "a_t", "a_h",
@@ -121,7 +124,10 @@ class _Listing:
     def _left_out(self, row: dict[str, str], where: str) -> tuple[str, str | None]:
         """Why the row is passed over, or "", and why the audit refused it, or None."""
         small = {name.lower(): value for name, value in row.items()}
-        if yes_or_no(small.get("include", ""), f"{where}: include") is False:
+        include = small.get("include", "")
+        if include.strip().lower() == WITH_MPP:
+            include = "yes" if any(small.get(name) for name in MPP_COLUMNS) else "no"
+        if yes_or_no(include, f"{where}: include") is False:
             if small.get("audit", "").lower() == "refuse":
                 return "", small.get("audit_reason") or "no reason is given"
             return "left out by the manifest's include column", None

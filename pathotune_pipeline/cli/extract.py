@@ -47,14 +47,19 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source(parser)
+def add_rescans(parser: argparse.ArgumentParser) -> None:
+    """The flag that says what becomes of re-scans."""
     parser.add_argument(
         "--rescans",
         choices=("newest", "all"),
         default="newest",
         help="of scans with the same case_id, block and stain keep the newest, or all [newest]",
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    add_rescans(parser)
     add_settings(parser, EXTRACT_SECTIONS)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     nightly = flows.add_parser("nightly", help="extract what is new, then write the report", description=__doc__)
     extract_verb.add_source(nightly)
+    extract_verb.add_rescans(nightly)
     add_settings(nightly, extract_verb.EXTRACT_SECTIONS)
     report_verb.add_report(nightly)
     nightly.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for report.html")
@@ -65,6 +66,7 @@ def _source(arguments: argparse.Namespace) -> dict[str, Any]:
         "manifest": _text(arguments.manifest),
         "pseudonymise": _text(arguments.pseudonymise),
         "settings": _settings(arguments),
+        "rescans": arguments.rescans,
     }
 
 

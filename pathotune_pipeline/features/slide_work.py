@@ -27,6 +27,7 @@ from pathotune_pipeline.slides.open import open_checked
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.store.layout import CHUNK_ROWS, SetName
 from pathotune_pipeline.store.store import FeatureStore
+from pathotune_pipeline.tiles.concentric import concentric
 from pathotune_pipeline.tiles.grid import TileGrid, tile_slide
 from pathotune_pipeline.tiles.select import select_tiles
 from pathotune_pipeline.tiles.stain import Normaliser, fit_slide
@@ -258,12 +259,14 @@ class SlideWork:
         with self._stage("grid_s"):
             regions = regions_of(mask, self.job.guidance.annotation, self.recipe.spec.regions)
             grid = tile_slide(
-                self.slide().info, mask, spec, mpp=self.recipe.mpp, tile_px=self.recipe.tile_px,
+                self.slide().info, mask, spec, mpp=spec.centred_on_mpp or self.recipe.mpp, tile_px=self.recipe.tile_px,
                 allowed=regions.allowed if regions else None,
             )  # fmt: skip
             if dark:
                 grid = replace(grid, coords=grid.coords[:0], tissue_fraction=grid.tissue_fraction[:0])
             grid = select_tiles(self.slide(), grid, spec, content=self.identity or "", threads=self.job.threads)
+            if spec.centred_on_mpp is not None:
+                (grid,) = concentric(grid, self.slide().info, mask=mask, mpps=[self.recipe.mpp])
             arrays = {"coords": grid.coords, "tissue_fraction": grid.tissue_fraction}
             more, region_facts = region_arrays(regions, grid, self.job.guidance.annotation)
         with self._stage("commit_s"):

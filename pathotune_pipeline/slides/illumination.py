@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from pathotune_pipeline.geometry import Size
@@ -43,7 +44,8 @@ def illumination_of(rgb: np.ndarray) -> Illumination:
     Args:
         rgb: uint8 [h, w, 3], a whole slide, small.
     """
-    bright = rgb.max(axis=2)
+    red, green, blue = cv2.split(rgb)
+    bright = np.asarray(cv2.max(cv2.max(red, green), blue))
     lit = bright > BLACK_LEVEL
     if 1.0 - lit.mean() < MIN_BLACK_SHARE:
         return "brightfield"
@@ -51,7 +53,7 @@ def illumination_of(rgb: np.ndarray) -> Illumination:
         return "fluorescence"
     if np.count_nonzero((bright > FILL_LEVEL) & ~lit) < MIN_FADING * np.count_nonzero(lit):
         return "brightfield"
-    high, low = bright[lit].astype(np.float32), rgb.min(axis=2)[lit]
+    high, low = bright[lit].astype(np.float32), cv2.min(cv2.min(red, green), blue)[lit]
     dim_or_pure = np.median(high) < MAX_LIT_MEDIAN or np.median(low / high) <= MAX_PURE
     return "fluorescence" if dim_or_pure and np.mean(low >= PALE_LEVEL) <= MAX_PALE_SHARE else "brightfield"
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 _ABSOLUTE = re.compile(r"(?:[A-Za-z]:\\|/)[^\s'\"<>|:;,]*[\\/][^\s'\"<>|:;,]*")
+_NEIGHBOUR = r"[\\/](?:[^'\"<>|:;,\\/]*?\.\w{2,5}\b|[^\s'\"<>|:;,]*)"
 LONGEST = 200
 
 
@@ -19,12 +20,19 @@ def reason_of(error: BaseException, path: Path) -> str:
         path: the slide's file.
     """
     text = " ".join(str(error).split()) or type(error).__name__
-    hidden = {str(path), str(path.absolute()), str(path.resolve()), path.as_posix()}
-    hidden |= {str(Path(place).with_suffix("")) for place in tuple(hidden)}
-    hidden |= {str(path.absolute().parent), path.name}
+    whole = {str(path), str(path.absolute()), str(path.resolve()), path.as_posix()}
+    text = _without(text, whole, "", "the file")
+    folder = path.absolute().parent
+    text = _without(text, {str(folder), str(folder.resolve())}, _NEIGHBOUR, "a file beside it")
+    names = {str(Path(place).with_suffix("")) for place in whole} | {str(folder), path.name}
     if len(path.stem) >= 4:
-        hidden.add(path.stem)
-    for place in sorted(hidden, key=len, reverse=True):
-        if len(place) > 1:
-            text = text.replace(place, "the file")
+        names.add(path.stem)
+    text = _without(text, names, "", "the file")
     return _ABSOLUTE.sub("the file", text)[:LONGEST]
+
+
+def _without(text: str, places: set[str], beyond: str, name: str) -> str:
+    for place in sorted(places, key=len, reverse=True):
+        if len(place) > 1:
+            text = re.sub(re.escape(place) + beyond, name, text)
+    return text

@@ -28,11 +28,16 @@ class TileSpec(Spec):
     tile_px: int | None = setting(
         None, "Side of a tile in pixels; empty takes the encoder's own.", aliases=("--patch-size",), gt=0
     )
+    centred_on_mpp: float | None = setting(
+        None,
+        "um/px of another grid with whose tiles these share their centres, one for one; empty: a grid of their own.",
+        gt=0,
+    )
     overlap_px: int = setting(0, "Pixels that neighbouring tiles share; less than the tile's side.", ge=0)
     min_tissue: float = setting(0.25, "Least share of a tile that must be tissue, 0 to 1.", ge=0, le=1)
     max_white: float = setting(
         1.0,
-        "Tiles with a larger share of white pixels, darkest channel 220 or more, are dropped; 1 drops none.",
+        "Tiles with a larger share of white pixels, darkest channel 220 or more, are dropped, fat among them; 1 drops none.",
         ge=0,
         le=1,
     )

@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -233,6 +234,21 @@ def test_the_written_manifest_leads_back_and_keeps_what_was_known(tmp_path: Path
     assert again.items[0].refused is None
     assert "no reader can open it" in (again.items[1].refused or "")
     assert manifest_csv(audit(again, AuditSpec(jobs=1), SlideSpec()), root) == written.read_text()
+
+
+def test_a_slide_that_lacks_its_scale_is_taken_once_its_mpp_is_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), np.full((600, 700, 3), 200, np.uint8))
+    written = tmp_path / "out.csv"
+    written.write_text(
+        manifest_csv(audit(read_manifest(tmp_path / "in"), AuditSpec(jobs=1), SlideSpec()), tmp_path / "in")
+    )
+    assert "a.png,a.png,,,with mpp,refuse" in written.read_text()
+    (item,) = read_manifest(tmp_path / "in", written).items
+    assert "no mpp" in (item.refused or "")
+    written.write_text(written.read_text().replace("a.png,a.png,,,", "a.png,a.png,,0.5,"))
+    (item,) = read_manifest(tmp_path / "in", written).items
+    assert (item.refused, item.mpp) == (None, 0.5)
 
 
 def test_real_slides(shared: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.execution import SerialExecutor
 from pathotune_pipeline.features.extract import extract, plan_extract, reconcile, run_jobs
@@ -71,8 +73,6 @@ def test_a_slide_that_vanishes_between_plan_and_work_fails_alone(small_archive: 
 
 
 def test_filters_caps_and_stain_go_through_an_extraction(small_archive: Path, tmp_path: Path) -> None:
-    import numpy as np
-
     store, manifest = FeatureStore(tmp_path / "s"), read_manifest(small_archive / "case-1")
     plain = extract(manifest, SPEC, store, SerialExecutor())
     tiles = {"tile_px": 128, "max_white": 0.3, "max_tiles": 12}
@@ -119,3 +119,20 @@ def test_quality_flags_are_told_and_stored(small_archive: Path, tmp_path: Path) 
         assert flag.startswith("only ")
         attrs = store.group(record.made_from("tissue")).attrs
         assert attrs["quality"]["area_mm2"] > 0
+
+
+def test_grids_of_two_scales_share_their_centres(small_archive: Path, tmp_path: Path) -> None:
+    store, manifest = FeatureStore(tmp_path / "s"), read_manifest(small_archive / "case-1")
+    boxes = []
+    for tiles in (
+        {"tile_px": 64, "mpp": 0.5, "max_tiles": 5},
+        {"tile_px": 64, "mpp": 1.0, "max_tiles": 5, "centred_on_mpp": 0.5},
+    ):
+        result = extract(manifest, ExtractSpec.parse({"tiles": tiles}), store, SerialExecutor())
+        record = store.records(store.find_set(result.features))["s2.tif"].made_from("tiles")
+        extent = store.group(record).attrs["geometry"]["extent_level0"]
+        boxes.append((store.read(record, "coords"), np.array(extent)))
+        assert store.read(store.records(store.find_set(result.features))["s2.tif"], "features").shape[0] == 5
+    (near, near_extent), (far, far_extent) = boxes
+    assert (far_extent == 2 * near_extent).all()
+    assert np.abs((near + near_extent / 2) - (far + far_extent / 2)).max() <= 0.5
