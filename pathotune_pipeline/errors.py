@@ -20,6 +20,7 @@ PathotuneError
 ├── WeightsError                        an encoder's weights are absent, gated or do not fit
 ├── OutputExistsError                   something else lies where a file is to be written
 ├── EncoderMemoryError (MemoryError)    the device has no room for a single tile
+├── DeviceLostError                     the device has failed for this process: another one has to go on
 ├── WorkerLostError                     the process that held the work died too often
 └── MissingExtraError (ImportError)     an optional library is needed and absent
 
@@ -112,6 +113,10 @@ class OutputExistsError(PathotuneError):
 
 class EncoderMemoryError(PathotuneError, MemoryError):
     """The device has no room for an encoder and a single tile."""
+
+
+class DeviceLostError(PathotuneError):
+    """The device has failed, and stays failed for this process; a new one may have it back."""
 
 
 class WorkerLostError(PathotuneError):

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import operator
+import os
 import threading
 import time
 import uuid
@@ -19,13 +20,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pathotune_pipeline.errors import WorkerLostError
+from pathotune_pipeline.errors import DeviceLostError, WorkerLostError
 from pathotune_pipeline.execution.executor import Result
 
 ALLOWED_DEATHS = 2
 """A worker may die once with an item among others in hand, and so many times with nothing else; then it is given up."""
 POLL_S = 1.0
 """How often workers are counted while nothing happens."""
+UNFIT = 70
+"""Exit status of a worker process whose device has failed."""
 SCALE_S = 10.0
 """How often a cluster is asked to make up for workers that went away."""
 FETCH_TIMEOUT_S = 60.0
@@ -271,7 +274,7 @@ class DaskExecutor:
         worker.items.add(item)
         worker.taken = alone
         item.future = self._client.submit(
-            item.owner.function, item.item, key=f"pathotune-{self._batch}-{next(self._number)}", pure=False,
+            _work, item.owner.function, item.item, key=f"pathotune-{self._batch}-{next(self._number)}", pure=False,
             workers=[worker.address], allow_other_workers=False, resources=worker.resources(alone=alone),
         )  # fmt: skip
         item.future.add_done_callback(lambda future: self._ended(item) if item.future is future else None)
@@ -322,6 +325,15 @@ class DaskExecutor:
 
     def __exit__(self, *details: object) -> None:
         self.close()
+
+
+def _work(function: Callable[[Any], Any], item: Any) -> Any:
+    """In the worker process. One that can do nothing any more ends; its nanny starts another."""
+    try:
+        return function(item)
+    except DeviceLostError as error:
+        logging.getLogger(__name__).error("%s This worker process ends.", error)
+        os._exit(UNFIT)
 
 
 def _lost(index: int, why: str = "its worker process went away under it.") -> Result:

@@ -113,6 +113,11 @@ class Engine:
         for thread in self._threads[:1]:
             thread.join()
 
+    @property
+    def broken(self) -> bool:
+        """Whether one of its threads has come to grief: by a fault of ours, for what slides do is theirs."""
+        return self._broken is not None
+
     def __enter__(self) -> Self:
         return self
 
@@ -352,7 +357,7 @@ def engine_of(device: torch.device) -> Engine:
     """This process's engine for a device."""
     name = str(device)
     with _engines_lock:
-        if name not in _engines:
+        if name not in _engines or _engines[name].broken:
             _engines[name] = engine = Engine(device)
             atexit.register(engine.close)  # a thread that is inside torch when Python goes away would take it down
         return _engines[name]

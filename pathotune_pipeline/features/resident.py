@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pathotune_pipeline.encoders.encoder import Encoder
-from pathotune_pipeline.errors import EncoderMemoryError
+from pathotune_pipeline.errors import DeviceLostError, EncoderMemoryError
 from pathotune_pipeline.features.plan import CompileMode
 
 _log = logging.getLogger(__name__)
@@ -226,8 +226,8 @@ def _finish(launched: _Launched) -> Encoded:
         launched.ended.synchronize()
         seconds = launched.began.elapsed_time(launched.ended) / 1e3
         idle_s = launched.before.elapsed_time(launched.began) / 1e3 if launched.before else 0.0
-    except RuntimeError as error:  # the device itself has failed, and says so only now
-        return Encoded(None, error, 0.0, 0.0)
+    except RuntimeError as error:  # what went wrong on the device is often said only now
+        return Encoded(None, _named(error), 0.0, 0.0)
     rows = None if launched.host is None else launched.host.numpy()
     return Encoded(rows, launched.error, seconds, max(0.0, idle_s))
 
@@ -236,4 +236,12 @@ def _attempt(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
     try:
         return work(), None
     except Exception as error:  # noqa: BLE001 - told to the slides whose tiles these were
-        return None, error
+        return None, _named(error)
+
+
+def _named(error: Exception) -> Exception:
+    """A failure of the device, after which CUDA refuses this process everything, under its own name."""
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        first = str(error).partition("\n")[0]
+        return DeviceLostError(f"the device failed ({first}). Look at the GPU with nvidia-smi, and run again.")
+    return error

@@ -14,6 +14,7 @@ import numpy as np
 from pathotune_pipeline.archive.identity import key_of, redact
 from pathotune_pipeline.errors import (
     AnnotationError,
+    DeviceLostError,
     PathotuneError,
     SlideChangedError,
     SlideError,
@@ -78,18 +79,25 @@ class SlideWork:
         if self.outcome is None:
             try:
                 step()
-            except StoreUnwritableError:
-                raise  # every slide would meet it
             except Exception as error:  # noqa: BLE001 - one slide never stops the others; its report says what happened
                 self.fail(error)
         if self.outcome is not None:
             self._cleanup.close()
 
     def fail(self, error: Exception) -> None:
-        """Make an error the outcome, if there is none yet."""
+        """Make an error the outcome, if there is none yet.
+
+        Raises:
+            DeviceLostError, StoreUnwritableError: it is one.
+        """
         if self.outcome is not None:
             return
+        self._cleanup.close()
         match error:
+            case DeviceLostError():
+                raise error  # nothing that this process does from now on can be trusted
+            case StoreUnwritableError():
+                raise error  # every slide would meet it
             case SlideError():
                 self.outcome = self._failed_slide(error)
             case OSError() | MemoryError():
@@ -98,7 +106,6 @@ class SlideWork:
                 self.outcome = self.failed(str(error))
             case _:
                 self.outcome = self.failed(f"unexpected {type(error).__name__}: {error}")
-        self._cleanup.close()
 
     def close(self) -> None:
         """Drop what is staged and was not committed."""

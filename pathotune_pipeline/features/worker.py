@@ -31,6 +31,7 @@ def process_slide(job: SlideJob) -> Outcome:
 
     Raises:
         StoreUnwritableError: the store is full, read-only or forbidden.
+        DeviceLostError: the device has failed for this process.
     """
     began = time.perf_counter()
     held = HeldSlide(job)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pathotune_pipeline.errors import UsageError, WorkerLostError
+from pathotune_pipeline.errors import DeviceLostError, UsageError, WorkerLostError
 from pathotune_pipeline.execution import ExecutionSpec, Executor, SerialExecutor, create_executor
 
 
@@ -31,6 +31,16 @@ def die_once(marker: str) -> str:
         path.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+def lose_device_once(marker: str) -> str:
+    """The device fails for the first process that is at it, for good."""
+    path = Path(marker)
+    if not path.exists():
+        path.write_text(str(os.getpid()))
+    if path.read_text() == str(os.getpid()):
+        raise DeviceLostError("the device failed (CUDA error: an illegal memory access was encountered).")
+    return "went on"
 
 
 def die_always(_: object) -> None:
@@ -136,6 +146,14 @@ def test_a_deadly_item_is_blamed_alone_and_what_was_in_hand_with_it_is_done(tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_process_whose_device_failed_makes_room_for_another(local: Executor, tmp_path: Path) -> None:
+    results = list(local.map(lose_device_once, [str(tmp_path / "lost")] * 6))
+    assert [result.value for result in results] == ["went on"] * 6
+    (told,) = SerialExecutor().map(lose_device_once, [str(tmp_path / "here")])
+    assert isinstance(told.error, DeviceLostError)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_several_maps_share_the_workers(local: Executor) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: list(local.map(square, range(10, 20))), range(4)))
@@ -161,6 +179,7 @@ def cluster_elsewhere(folder: Path, *worker: str) -> tuple[str, list[subprocess.
     return json.loads(file.read_text())["address"], [scheduler, workers]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_elsewhere_needs_no_settings_of_ours_and_its_end_is_told(tmp_path: Path) -> None:
     """Dask's defaults would do an item again under which a worker died; a dead scheduler ends what is left."""

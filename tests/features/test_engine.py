@@ -19,7 +19,7 @@ from toy import CARD, ColourSlide, Mean, part_of, resident
 
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.encoder import Encoder
-from pathotune_pipeline.errors import EncoderMemoryError
+from pathotune_pipeline.errors import DeviceLostError, EncoderMemoryError
 from pathotune_pipeline.features.engine import Engine
 from pathotune_pipeline.features.resident import Resident
 
@@ -290,6 +290,47 @@ def test_a_compiled_network_gives_what_the_plain_one_gives_and_a_failing_compile
         assert torch.equal(compiled.encode(batch), plain)
     (said,) = caplog.records
     assert "no C++ compiler" in said.getMessage()
+
+
+def test_a_failed_device_ends_the_job_and_is_no_slides_fault(
+    small_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pathotune_pipeline.archive.manifest import read_manifest
+    from pathotune_pipeline.encoders.stain_texture import StainTexture
+    from pathotune_pipeline.execution import SerialExecutor
+    from pathotune_pipeline.features import loaded
+    from pathotune_pipeline.features.extract import plan_extract
+    from pathotune_pipeline.features.plan import ExtractSpec
+    from pathotune_pipeline.features.worker import process_slide
+    from pathotune_pipeline.store import FeatureStore
+
+    def fails(*_: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+
+    monkeypatch.setattr(loaded, "_residents", {})
+    monkeypatch.setattr(StainTexture, "forward", fails)
+    store = FeatureStore(tmp_path / "s")
+    plan = plan_extract(read_manifest(small_archive / "case-1"), ExtractSpec(), store)
+    results = list(SerialExecutor(2).map(process_slide, plan.jobs))
+    assert [type(result.error) for result in results] == [DeviceLostError] * 2
+    assert "illegal memory access was encountered). Look" in str(results[0].error)
+    assert not list((store.root / "staging").rglob("zarr.json"))
+
+
+def test_an_engine_that_broke_down_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pathotune_pipeline.features import engine as module
+
+    monkeypatch.setattr(module, "_engines", {})
+    first = module.engine_of(CPU)
+    slide = ColourSlide()
+    part, _, _ = part_of(tmp_path, slide.grid(), [resident()])
+    with monkeypatch.context() as patched:
+        patched.setattr(module.Ring, "give", lambda *_: 1 / 0)
+        with pytest.raises(RuntimeError, match="broke down"):
+            first.encode(slide, [part], threads=1)
+    second = module.engine_of(CPU)
+    assert second is not first
+    assert module.engine_of(CPU) is second
 
 
 @pytest.mark.gpu

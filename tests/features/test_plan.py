@@ -32,7 +32,8 @@ def test_golden_fingerprints() -> None:
     [
         {"encoder": {"batch_size": 7, "device": "cpu"}},
         {"slide": {"reader": "openslide", "allow_odd_mpp": True}},
-        {"engine": {"threads": 3, "max_invalid": 0.5}},
+        {"engine": {"threads": 3, "max_invalid": 0.5, "compile": "default"}},
+        {"encoder": {"also": ["other"]}},
         {"tiles": {"mpp": 0.5, "tile_px": 256}},
     ],
 )

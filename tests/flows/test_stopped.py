@@ -11,8 +11,9 @@ from flows.tasks import Batch
 from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.execution.executor import Result
 from pathotune_pipeline.execution.serial import SerialExecutor
-from pathotune_pipeline.features.extract import begin_run, plan_extract
 from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.planning import plan_extract
+from pathotune_pipeline.features.run_logs import RunLogs
 from pathotune_pipeline.store import FeatureStore
 from pathotune_pipeline.store.unwritable import unwritable
 
@@ -31,7 +32,7 @@ class FullDisk(SerialExecutor):
 def test_a_full_disk_stops_every_batch(small_archive: Path, tmp_path: Path) -> None:
     store, manifest = FeatureStore(tmp_path / "store"), read_manifest(small_archive)
     plan = plan_extract(manifest, ExtractSpec(), store)
-    log, executor = begin_run(store, manifest, plan), FullDisk()
+    log, executor = RunLogs(store, manifest, plan), FullDisk()
     one, two = Batch(plan, plan.jobs[:3], executor, log), Batch(plan, plan.jobs[3:], executor, log)
     assert one.run() == [], "nothing is tried again"
     assert plan.stopped is not None

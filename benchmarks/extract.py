@@ -1,0 +1,270 @@
+"""The engine against what bounds it: the bare encoder on tiles in memory, the reader alone, one large slide, one encoder.
+
+Networks have random weights. Contenders take turns in one process, warm; every figure is a median over pairs, and a
+ratio is our speed over theirs.
+
+    python benchmarks/extract.py [--quick] [--pairs 5] [--only vit,resnet,null,biopsies,two,overhead,memory]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+import zarr
+from timing import in_turns, median_ratio, row
+
+from pathotune_pipeline.archive.manifest import Manifest, read_manifest
+from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
+from pathotune_pipeline.encoders.create import ENCODERS, create_encoder
+from pathotune_pipeline.execution.executor import usable_cores
+from pathotune_pipeline.execution.serial import SerialExecutor
+from pathotune_pipeline.features.engine import engine_of
+from pathotune_pipeline.features.extract import ExtractResult, extract
+from pathotune_pipeline.features.persist import load_grid
+from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.resident import Resident
+from pathotune_pipeline.features.stream import Part, RowWriter, Sink
+from pathotune_pipeline.slides.open import open_slide
+from pathotune_pipeline.store.store import FeatureStore
+from pathotune_pipeline.testing.slides import write_slide
+from pathotune_pipeline.tiles.grid import TileGrid
+from pathotune_pipeline.tiles.read import read_tiles
+
+BENCH = "extract"
+THREADS = usable_cores()
+TILE_PX = 256
+NETWORKS = {"bench-vit-s": "vit_small_patch16_224", "bench-resnet18": "resnet18", "bench-resnet10": "resnet10t"}
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is done: tiles of the large slide for each network, biopsies, slides of the walks."""
+
+    vit: int
+    resnet: int
+    biopsies: int
+    biopsy_px: int
+    walk: int
+    pairs: int
+
+
+class Null(torch.nn.Module):
+    """An encoder that costs nothing."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((len(batch), 8))
+
+
+def build(spec: EncoderSpec) -> tuple[torch.nn.Module, EncoderCard]:
+    card = EncoderCard(name=spec.name, source="built-in", architecture=spec.name, dim=8, tile_px=TILE_PX)
+    if spec.name == "bench-null":
+        return Null(), card.with_values(mean=None, std=None)
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model(NETWORKS[spec.name], num_classes=8), card.with_values(input_px=224)
+
+
+for _name in (*NETWORKS, "bench-null"):
+    ENCODERS.add(_name, build)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few tiles; under 3 minutes")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--biopsies", type=int, default=None)
+    parser.add_argument("--only", default="vit,resnet,null,biopsies,two,overhead,memory")
+    arguments = parser.parse_args()
+    full = Sizes(512, 1024, 100, 3584, 500, arguments.pairs)
+    quick = Sizes(64, 128, 4, 1536, 60, arguments.pairs)
+    sizes = quick if arguments.quick else full
+    sizes = replace(sizes, biopsies=arguments.biopsies or sizes.biopsies)
+    chosen = arguments.only.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), sizes)
+        cases: dict[str, Work] = {
+            "vit": lambda: bench.against_bare("bench-vit-s", sizes.vit),
+            "resnet": lambda: bench.against_bare("bench-resnet18", sizes.resnet),
+            "null": bench.against_reader,
+            "biopsies": bench.biopsies,
+            "two": bench.two_encoders,
+            "overhead": bench.overhead,
+            "memory": bench.memory,
+        }
+        for name in chosen:
+            cases[name]()
+
+
+class Bench:
+    """Slides, made once, and one case a method."""
+
+    def __init__(self, folder: Path, sizes: Sizes) -> None:
+        self.folder, self.sizes = folder, sizes
+        self._number = itertools.count()
+        self._made: dict[str, Manifest] = {}
+
+    def manifest(self, name: str, count: int, side: int) -> Manifest:
+        """So many slides of one side; all but the first are copies under other names."""
+        key = f"{name}-{count}-{side}"
+        if key not in self._made:
+            first = self.folder / key / "0000.tif"
+            write_slide(first, size_px=(side, side), seed=1, levels=4)
+            for number in range(1, count):
+                os.link(first, first.with_name(f"{number:04d}.tif"))
+            self._made[key] = read_manifest(first.parent)
+        return self._made[key]
+
+    def large(self) -> Manifest:
+        return self.manifest("large", 1, 8192)
+
+    def run(self, manifest: Manifest, *names: str, most: int | None = None) -> ExtractResult:
+        """From files to committed features, into a store of its own."""
+        first, *also = names
+        tiles = {"mpp": 0.5, "tile_px": TILE_PX, "min_tissue": 0.0, "max_tiles": most}
+        spec = ExtractSpec.parse({"encoder": {"name": first, "also": also, "device": "cpu"}, "tiles": tiles})
+        store = FeatureStore(self.folder / f"store{next(self._number)}")
+        result = extract(manifest, spec, store, SerialExecutor(2))
+        bad = [outcome for each in result.each() for outcome in each.outcomes if outcome.status != "committed"]
+        if bad:
+            raise SystemExit(f"{bad[0].slide_id}: {bad[0].reason}")
+        shutil.rmtree(store.root)
+        return result
+
+    def bare(self, name: str, tiles: int) -> Work:
+        """The encoder on tiles that lie in memory, a thread a core."""
+        encoder = create_encoder(EncoderSpec(name=name))
+        draw = np.random.default_rng(0)
+        shape = (encoder.batch_size, TILE_PX, TILE_PX, 3)
+        batch = torch.from_numpy(draw.integers(0, 255, shape, dtype=np.uint8))
+
+        def work() -> None:
+            with ThreadPoolExecutor(THREADS, initializer=lambda: torch.set_num_threads(1)) as pool:
+                list(pool.map(lambda _: encoder.encode(batch), range(0, tiles, encoder.batch_size)))
+
+        return work
+
+    def against_bare(self, name: str, tiles: int) -> None:
+        manifest = self.large()
+        contenders = {"ours": lambda: self.run(manifest, name, most=tiles), "bare encoder": self.bare(name, tiles)}
+        taken = in_turns(contenders, self.sizes.pairs)
+        rate = tiles / statistics.median(taken["ours"])
+        ratios = {"bare encoder": median_ratio(taken["bare encoder"], taken["ours"])}
+        row(BENCH, f"{NETWORKS[name]}, {tiles} tiles, file to committed features", rate, "tiles/s", ratios)
+
+    def _grid(self) -> TileGrid:
+        tiles = {"mpp": 0.5, "tile_px": TILE_PX, "min_tissue": 0.0}
+        store = FeatureStore(self.folder / "grid")
+        spec = ExtractSpec.parse({"encoder": {"name": "bench-null", "device": "cpu"}, "tiles": tiles})
+        extract(self.large(), spec, store, SerialExecutor(2))
+        (tiles_set,) = store.sets("tiles")
+        (record,) = store.records(tiles_set).values()
+        return load_grid(store, record)
+
+    def against_reader(self) -> None:
+        """Reading, batching and writing with an encoder that costs nothing, against reading alone."""
+        grid, (item,) = self._grid(), self.large().items
+        resident = Resident(create_encoder(EncoderSpec(name="bench-null")))
+        size, threads = resident.batch_size, THREADS
+
+        def ours() -> None:
+            slide = open_slide(item.path)
+            array = zarr.create_array(
+                self.folder / "rows", shape=(len(grid), 8), chunks=(len(grid), 8), dtype="float16", overwrite=True
+            )
+            part = Part(grid, [Sink(resident, RowWriter(array))])
+            engine_of(torch.device("cpu")).encode(slide, [part], threads=threads)
+            slide.close()
+
+        batches = [np.empty((size, TILE_PX, TILE_PX, 3), np.uint8) for _ in range(threads)]
+
+        def reader() -> None:
+            slide, free = open_slide(item.path), list(batches)
+
+            def read(start: int) -> None:
+                out, stop = free.pop(), min(start + size, len(grid))
+                read_tiles(slide, grid, start, stop, out[: stop - start])
+                free.append(out)
+
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(read, range(0, len(grid), size)))
+            slide.close()
+
+        taken = in_turns({"ours": ours, "reader": reader}, self.sizes.pairs)
+        rate = len(grid) / statistics.median(taken["ours"])
+        row(
+            BENCH,
+            "null encoder, stream alone",
+            rate,
+            "tiles/s",
+            {"reader": median_ratio(taken["reader"], taken["ours"])},
+        )
+
+    def biopsies(self) -> None:
+        """Many small slides against a large one of as many tiles as some of them, by tiles/s."""
+        count, side = self.sizes.biopsies, self.sizes.biopsy_px
+        many, large = self.manifest("biopsies", count, side), self.large()
+        small = (side // TILE_PX) ** 2
+        most = min(1024, max(128, count * small // 4))
+        works = {
+            "many": lambda: self.run(many, "bench-resnet18"),
+            "large": lambda: self.run(large, "bench-resnet18", most=most),
+        }
+        taken = in_turns(works, self.sizes.pairs)
+        rates = {name: [n / t for t in taken[name]] for name, n in (("many", count * small), ("large", most))}
+        ratio = statistics.median(a / b for a, b in zip(rates["many"], rates["large"], strict=True))
+        case = f"{count} biopsies of {small} tiles, resnet18"
+        row(BENCH, case, statistics.median(rates["many"]), "tiles/s", {"one large slide": ratio})
+
+    def two_encoders(self) -> None:
+        tiles, names = self.sizes.resnet, ("bench-resnet18", "bench-resnet10")
+        manifest = self.large()
+        works = {"ours": lambda: self.run(manifest, *names, most=tiles)}
+        works |= {name: self.bare(name, tiles) for name in names}
+        taken = in_turns(works, self.sizes.pairs)
+        sums = [sum(times) for times in zip(*(taken[name] for name in names), strict=True)]
+        rate = tiles / statistics.median(taken["ours"])
+        case = f"two encoders in one pass, {tiles} tiles"
+        row(BENCH, case, rate, "tiles/s", {"sum of both bare": median_ratio(sums, taken["ours"])})
+
+    def overhead(self) -> None:
+        """What a slide costs besides its tiles: processor seconds of small slides with an encoder that costs nothing."""
+        manifest = self.manifest("walk", self.sizes.walk, 512)
+        self.run(manifest, "bench-null")
+        spent = []
+        for _ in range(self.sizes.pairs):
+            began = time.process_time()
+            self.run(manifest, "bench-null")
+            spent.append((time.process_time() - began) / len(manifest))
+        row(BENCH, f"overhead of a slide, over {len(manifest)}", statistics.median(spent), "CPU-s")
+
+    def memory(self) -> None:
+        """Growth of this process's memory over a walk of slides, after its first tenth."""
+        manifest, process = self.manifest("walk", self.sizes.walk, 512), psutil.Process()
+        seen: list[int] = []
+        tiles = {"mpp": 0.5, "tile_px": TILE_PX, "min_tissue": 0.0}
+        spec = ExtractSpec.parse({"encoder": {"name": "bench-null", "device": "cpu"}, "tiles": tiles})
+        extract(
+            manifest, spec, FeatureStore(self.folder / "walk"), SerialExecutor(2),
+            on_outcome=lambda _: seen.append(process.memory_info().rss),
+        )  # fmt: skip
+        growth = max(seen) - seen[len(seen) // 10]
+        row(BENCH, f"memory over {len(seen)} slides, after the first tenth", growth / 1e6, "MB")
+
+
+if __name__ == "__main__":
+    main()
