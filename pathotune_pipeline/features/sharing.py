@@ -47,7 +47,7 @@ def process_leased(job: SlideJob) -> Outcome | HeldElsewhere:
     place, lease_s = FeatureStore(job.store).place, job.recipe.spec.leases.lease_s
     with ExitStack() as held:
         for name in leases_of(job):  # in one order everywhere, so that no two jobs wait for each other
-            lease = take_lease(place, name, lease_s)
+            lease = take_lease(place, name, lease_s, run=job.planner)
             if lease is None:
                 return HeldElsewhere(name)
             held.enter_context(lease)

@@ -35,6 +35,7 @@ from pathotune_pipeline.slides.open import open_checked
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.store.layout import CHUNK_ROWS, SetName
 from pathotune_pipeline.store.store import FeatureStore
+from pathotune_pipeline.store.unwritable import OF_WRITING, unwritable
 from pathotune_pipeline.tiles.concentric import concentric
 from pathotune_pipeline.tiles.grid import TileGrid, tile_slide
 from pathotune_pipeline.tiles.select import select_tiles
@@ -88,7 +89,7 @@ class SlideWork:
         """Make an error the outcome, if there is none yet.
 
         Raises:
-            DeviceLostError, StoreUnwritableError: it is one.
+            DeviceLostError, StoreUnwritableError: it is one, or says that the store is full or read-only.
         """
         if self.outcome is not None:
             return
@@ -100,6 +101,8 @@ class SlideWork:
                 raise error  # every slide would meet it
             case SlideError():
                 self.outcome = self._failed_slide(error)
+            case OSError() if error.errno in OF_WRITING:
+                raise unwritable(self.store.address, error.errno or 0) from error
             case OSError() | MemoryError():
                 self.outcome = self.failed(f"{type(error).__name__}: {error}", transient=True)
             case PathotuneError():

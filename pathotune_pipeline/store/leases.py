@@ -50,26 +50,28 @@ class Held:
         data: the file's bytes.
         owner: the process that took it; "" where the file cannot be understood.
         lease_s: seconds that it lives without a beat; 0 where that is not known.
+        run: the run for which it was taken, where one was named.
     """
 
     name: str
     data: bytes
     owner: str = ""
     lease_s: float = 0.0
+    run: str = ""
 
 
 class Lease:
     """A lease that this process holds. A context manager: leaving it gives the lease back."""
 
-    def __init__(self, place: Place, name: str, lease_s: float) -> None:
-        self._place, self.name, self.lease_s = place, name, lease_s
+    def __init__(self, place: Place, name: str, lease_s: float, *, run: str = "") -> None:
+        self._place, self.name, self.lease_s, self._run = place, name, lease_s, run
         self._token = f"{owner_name()}.{secrets.token_hex(4)}"
         self._beats = 0
         self.due = time.monotonic() + lease_s / BEATS_A_LEASE
 
     def _data(self) -> bytes:
         owner = self._token.partition(".")[0]
-        facts = {"owner": owner, "token": self._token, "beat": self._beats, "lease_s": self.lease_s}
+        facts = {"owner": owner, "token": self._token, "beat": self._beats, "lease_s": self.lease_s, "run": self._run}
         return json.dumps(facts).encode()
 
     def _take(self) -> bool:
@@ -103,13 +105,16 @@ class Lease:
         self.release()
 
 
-def take_lease(place: Place, name: str, lease_s: float) -> Lease | None:
+def take_lease(place: Place, name: str, lease_s: float, *, run: str = "") -> Lease | None:
     """Take a lease.
+
+    A run never waits for itself: what one of its workers held when it was lost, another takes over at once.
 
     Args:
         place: where the store lies.
         name: of the lease, such as "<set>/<slide>".
         lease_s: seconds that it shall live without a beat.
+        run: a name of the run for which it is taken; "" for none.
 
     Returns:
         None where another holds it.
@@ -117,7 +122,7 @@ def take_lease(place: Place, name: str, lease_s: float) -> Lease | None:
     Raises:
         StoreUnwritableError: the store is full, read-only or forbidden.
     """
-    lease = Lease(place, name, lease_s)
+    lease = Lease(place, name, lease_s, run=run)
     for _ in range(3):
         if lease._take():
             _keeper.add(lease)
@@ -125,7 +130,7 @@ def take_lease(place: Place, name: str, lease_s: float) -> Lease | None:
         held = look(place, name)
         if held is None:
             continue
-        if not is_gone(held.owner):
+        if not is_gone(held.owner) and (not run or held.run != run):
             return None
         break_lease(place, held)
     return None
@@ -138,7 +143,7 @@ def look(place: Place, name: str) -> Held | None:
         return None
     found = parse_json(data)
     try:
-        return Held(name, data, str(found["owner"]), float(found["lease_s"]))
+        return Held(name, data, str(found["owner"]), float(found["lease_s"]), str(found.get("run", "")))
     except (TypeError, KeyError, ValueError):
         return Held(name, data)
 

@@ -90,7 +90,7 @@ def test_a_slide_cut_short_during_the_run_is_not_committed(
 ) -> None:
     own, store = tmp_path / "archive", tmp_path / "store"
     shutil.copytree(archive, own)
-    process = begin(store, slides=own, failpoint="tissue.committed:2:stop")
+    process = begin(store, "--slides-at-once", 1, slides=own, failpoint="tissue.committed:2:stop")
     await_stop(process)
     (cut,) = [slide for slide in (f"s{number}.tif" for number in range(3))
               if len(list((store / "data.zarr" / slide).glob("t*"))) == 1]  # fmt: skip

@@ -91,6 +91,20 @@ def test_the_lease_of_a_process_that_has_ended_is_taken_at_once(place: LocalPlac
     assert take_lease(place, NAME, 60.0) is None
 
 
+def test_a_run_takes_over_what_its_own_lost_worker_held_and_nothing_of_others(place: LocalPlace) -> None:
+    first = take_lease(place, NAME, 60.0, run="night-1")
+    assert first is not None
+    assert take_lease(place, NAME, 60.0, run="night-2") is None
+    assert take_lease(place, NAME, 60.0) is None
+    second = take_lease(place, NAME, 60.0, run="night-1")
+    assert second is not None
+    assert not first.beat()
+    first.release()
+    assert second.beat()
+    second.release()
+    assert look(place, NAME) is None
+
+
 def test_the_counter_moves_by_itself_and_stops_with_the_lease(place: LocalPlace) -> None:
     lease = take_lease(place, NAME, 0.5)
     assert lease is not None
