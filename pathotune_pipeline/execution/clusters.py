@@ -31,6 +31,8 @@ WORKER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_TRIM_THRESHOLD_": "268435456",
 }
+_QUIET_SCHEDULER = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+"""No page, and for what Dask serves all the same a free port of this machine: two runs never meet on Dask's own."""
 _SETTINGS = {
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     "distributed.scheduler.allowed-failures": 0,  # the executor does again what a worker died under, by itself
@@ -174,7 +176,7 @@ def local_cluster(spec: ClusterSpec, slides_at_once: int) -> tuple[Any, int]:
             options["env"]["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
             options["resources"] = {"GPU": 1}
         workers[number] = {"cls": Nanny, "options": options}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, **_QUIET_SCHEDULER}}
     return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL), count
 
 
@@ -200,7 +202,7 @@ def slurm_cluster(spec: ClusterSpec) -> Any:
             "--memory-limit", "0", "--no-dashboard",
             "--lifetime", f"'{slurm.lifetime}'", "--lifetime-stagger", f"'{slurm.lifetime_stagger}'",
         ],
-        scheduler_options={"dashboard_address": None, "dashboard": False},
+        scheduler_options={**_QUIET_SCHEDULER, "dashboard_address": ":0"},
     )  # fmt: skip
 
 

@@ -149,7 +149,9 @@ def test_a_full_disk_stops_the_run_at_once_and_the_next_one_completes_it(
 def test_a_mount_that_turns_read_only_stops_the_run(archive: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     script = """
     mount -t tmpfs -o size=64m tmpfs $PLACE
-    PATHOTUNE_FAILPOINT=store.staged:4:stop $EXTRACT --slides $SLIDES --store $PLACE/store > $OUT/first 2>&1 & RUN=$!
+    export PATHOTUNE_FAILPOINT=store.staged:4:stop
+    $EXTRACT --slides-at-once 1 --slides $SLIDES --store $PLACE/store > $OUT/first 2>&1 & RUN=$!
+    unset PATHOTUNE_FAILPOINT
     while ! grep -q 'State:.T' /proc/$RUN/status; do sleep 0.05; done
     mount -o remount,ro $PLACE || exit 5
     cp -a $PLACE/store $OUT/before
