@@ -25,6 +25,8 @@ from pathotune_pipeline.execution.executor import Result
 
 ALLOWED_DEATHS = 2
 """A worker may die once with an item among others in hand, and so many times with nothing else; then it is given up."""
+SETTLE_S = 1.0
+"""After a death suspects wait so long: a worker that is dying too would be taken for free, and its death for theirs."""
 POLL_S = 1.0
 """How often workers are counted while nothing happens."""
 UNFIT = 70
@@ -140,7 +142,7 @@ class DaskExecutor:
         self._workers: dict[str, _Worker] = {}
         self._maps: list[_Map] = []
         self._suspects: deque[_Item] = deque()
-        self._counted_s = self._scaled_s = -math.inf
+        self._counted_s = self._scaled_s = self._lost_s = -math.inf
         self._gone = self._closed = False
 
     @property
@@ -212,6 +214,7 @@ class DaskExecutor:
                 self._gone = True
             elif isinstance(result.error, _ResultLostError):
                 item.deaths += 1
+                self._lost_s = time.monotonic()
                 if item.deaths <= ALLOWED_DEATHS:
                     item.lost = False
                     self._suspects.append(item)
@@ -256,7 +259,7 @@ class DaskExecutor:
             self._scaled_s = now
             self._scale()
         for worker in self._workers.values():
-            if self._suspects and not worker.items:
+            if self._suspects and not worker.items and now - self._lost_s >= SETTLE_S:
                 self._send(self._suspects.popleft(), worker, alone=True)
         # Where suspects are left, the worker with least in hand gets nothing new until it is free for them.
         spared = min(self._eligible(), key=lambda worker: len(worker.items), default=None) if self._suspects else None
