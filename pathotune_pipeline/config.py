@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.registry import nearest
-from pathotune_pipeline.spec import Spec
+from pathotune_pipeline.spec import Spec, load_yaml
 
 HEADER = """\
 # Every setting of pathotune, with its default. Give a file like this with --config; name only what differs.
@@ -180,12 +180,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SpecError(f"--config {path}: cannot be read ({error.strerror or error}). Check the path.") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"--config {path}: is not YAML ({' '.join(str(error).split())}). Mend it.") from None
+    loaded = load_yaml(path, f"--config {path}")
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):

@@ -7,6 +7,7 @@ flow parameters and the run record are all made from these models, so there is n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -111,3 +112,23 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{dotted} must be given"
     return f"{dotted}: {problem['msg']}, found {problem['input']!r}"
+
+
+def load_yaml(path: Path, where: str) -> Any:
+    """What a file of settings holds, not looked at yet.
+
+    Args:
+        path: the file.
+        where: the flag and the path, for messages.
+
+    Raises:
+        SpecError: it cannot be read, or is not YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SpecError(f"{where}: cannot be read ({error.strerror or error}). Check the path.") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: is not YAML ({' '.join(str(error).split())}). Mend it.") from None

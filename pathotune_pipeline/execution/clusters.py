@@ -12,13 +12,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pathotune_pipeline.errors import MissingExtraError, SpecError, UsageError
 from pathotune_pipeline.execution.dask import DaskExecutor
 from pathotune_pipeline.execution.executor import usable_cores
 from pathotune_pipeline.execution.gpus import visible_gpus
-from pathotune_pipeline.spec import Spec, setting
+from pathotune_pipeline.spec import Spec, load_yaml, setting
 
 CONNECT_TIMEOUT_S = 10.0
 WORKERS_TIMEOUT_S = 120.0
@@ -107,12 +105,7 @@ def read_cluster(path: Path) -> ClusterSpec:
     Raises:
         SpecError: it cannot be read, or has a setting that is not known or not allowed.
     """
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SpecError(f"--executor {path}: cannot be read ({error.strerror or error}). Check the path.") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"--executor {path}: is not YAML ({' '.join(str(error).split())}). Mend it.") from None
+    loaded = load_yaml(path, f"--executor {path}")
     if not isinstance(loaded, dict):
         raise SpecError(f"--executor {path}: must hold settings of a cluster, found {type(loaded).__name__}.")
     spec = ClusterSpec.parse(loaded, f"--executor {path}")

@@ -18,10 +18,7 @@ def auroc(targets: np.ndarray, probs: np.ndarray) -> Score:
         targets: [N] int class indices.
         probs: [N, C] float; of two classes the second is the positive one.
     """
-    absent = _absent(targets, probs.shape[1])
-    if absent:
-        return Score(None, f"no slide of class {absent[0]} among {len(targets)}")
-    return Score(float(weighted_auroc(targets, probs, once(len(targets)))[0]))
+    return _of_present_classes(weighted_auroc, targets, probs)
 
 
 def balanced_accuracy(targets: np.ndarray, probs: np.ndarray) -> Score:
@@ -31,10 +28,7 @@ def balanced_accuracy(targets: np.ndarray, probs: np.ndarray) -> Score:
         targets: [N] int class indices.
         probs: [N, C] float.
     """
-    absent = _absent(targets, probs.shape[1])
-    if absent:
-        return Score(None, f"no slide of class {absent[0]} among {len(targets)}")
-    return Score(float(weighted_balanced_accuracy(targets, probs, once(len(targets)))[0]))
+    return _of_present_classes(weighted_balanced_accuracy, targets, probs)
 
 
 def accuracy(targets: np.ndarray, probs: np.ndarray) -> Score:
@@ -58,10 +52,7 @@ def average_precision(targets: np.ndarray, probs: np.ndarray) -> Score:
         targets: [N] int class indices.
         probs: [N, C] float; of two classes the second is the positive one.
     """
-    absent = _absent(targets, probs.shape[1])
-    if absent:
-        return Score(None, f"no slide of class {absent[0]} among {len(targets)}")
-    return Score(float(weighted_average_precision(targets, probs, once(len(targets)))[0]))
+    return _of_present_classes(weighted_average_precision, targets, probs)
 
 
 def quadratic_kappa(targets: np.ndarray, probs: np.ndarray) -> Score:
@@ -218,6 +209,16 @@ def _macro_over_labels(
 
 def _judged(n_classes: int) -> list[int]:
     return [1] if n_classes == 2 else list(range(n_classes))
+
+
+def _of_present_classes(
+    weighted: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], targets: np.ndarray, probs: np.ndarray
+) -> Score:
+    """A score that needs a slide of every class, each slide counted once."""
+    absent = _absent(targets, probs.shape[1])
+    if absent:
+        return Score(None, f"no slide of class {absent[0]} among {len(targets)}")
+    return Score(float(weighted(targets, probs, once(len(targets)))[0]))
 
 
 def _absent(targets: np.ndarray, n_classes: int) -> list[int]:
