@@ -32,6 +32,7 @@ WORKER_ENVIRONMENT = {
 _QUIET_SCHEDULER = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 """No page, and for what Dask serves all the same a free port of this machine: two runs never meet on Dask's own."""
 _SETTINGS = {
+    "distributed.admin.low-level-log-length": 100,  # the scheduler keeps so many messages of each worker, with the jobs in them
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     "distributed.scheduler.allowed-failures": 0,  # the executor does again what a worker died under, by itself
     "distributed.scheduler.work-stealing": False,  # the executor says which worker does what

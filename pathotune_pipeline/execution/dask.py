@@ -285,7 +285,7 @@ class DaskExecutor:
     def _count(self) -> None:
         """See which workers there are; what was in the hands of one that is gone is lost."""
         try:
-            listed = self._client.scheduler_info()["workers"]
+            listed = self._client.scheduler_info(n_workers=-1)["workers"]
         except Exception as error:  # noqa: BLE001 - whatever Dask raises when nobody answers
             if self._client.status in ("closed", "closing"):
                 self._gone = True

@@ -58,7 +58,9 @@ def test_without_gpus_to_be_used_workers_have_none(monkeypatch: pytest.MonkeyPat
 
 def test_slurm_jobs_from_their_file() -> None:
     pytest.importorskip("dask_jobqueue")
-    with settings(), slurm_cluster(read_cluster(FILES / "slurm.yaml")) as cluster:
+    spec = read_cluster(FILES / "slurm.yaml")
+    slurm = spec.slurm.with_values(interface="lo")  # else Dask asks which address leads to the internet
+    with settings(), slurm_cluster(spec.with_values(slurm=slurm)) as cluster:
         script = cluster.job_script()
         assert len(cluster.workers) == 0
     for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=16", "#SBATCH -t 08:00:00"):
