@@ -90,11 +90,11 @@ def _directed_edges(mask: np.ndarray) -> _Edges:
     ):
         rows, columns = np.nonzero(where)
         found.append((np.stack([columns, rows], axis=1) + shift, np.full(len(rows), direction)))
-    begin, direction = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    begin, heading = (np.concatenate(parts) for parts in zip(*found, strict=True))
     # Edges that leave one vertex stand together, at the place of the first.
     _, first, vertex = np.unique(begin @ (1, 1 << 32), return_index=True, return_inverse=True)
     order = np.argsort(first[vertex], kind="stable")
-    return _Edges(begin[order], direction[order])
+    return _Edges(begin[order], heading[order])
 
 
 def _rings(following: np.ndarray) -> list[np.ndarray]:
