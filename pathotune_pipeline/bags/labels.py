@@ -100,7 +100,7 @@ def join_labels(slide_ids: Iterable[str], rows: Sequence[Mapping[str, str]], *, 
             f"Call it one of: {', '.join(SLIDE_COLUMNS)}."
         )
     case_column = _column(columns, CASE_COLUMNS)
-    index = _Index(ids)
+    index = SlideIndex(ids)
     labels: dict[str, LabelRow] = {}
     named: dict[str, str] = {}
     strangers: list[str] = []
@@ -127,8 +127,8 @@ def join_labels(slide_ids: Iterable[str], rows: Sequence[Mapping[str, str]], *, 
     return LabelJoin(labels, tuple(s for s in ids if s not in labels), tuple(dict.fromkeys(strangers)), notes)
 
 
-class _Index:
-    """Finds the slide that a table means."""
+class SlideIndex:
+    """Finds the slide that a table means, as `join_labels` says."""
 
     def __init__(self, slide_ids: Sequence[str]) -> None:
         self._kinds: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(5)]
@@ -140,6 +140,11 @@ class _Index:
                 kind[form].append(slide)
 
     def find(self, name: str) -> str | None:
+        """The slide's id, or None where there is none.
+
+        Raises:
+            ManifestError: the name fits several slides.
+        """
         if not name:
             return None
         if name in self._kinds[0]:
