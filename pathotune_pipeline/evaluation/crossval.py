@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 
 from pathotune_pipeline.bags.bag import Bag
-from pathotune_pipeline.bags.splits import Fold, check_disjoint, patient_folds, patient_labels
+from pathotune_pipeline.bags.splits import Fold, patient_labels
 from pathotune_pipeline.bags.targets import Classes
 from pathotune_pipeline.engine.device import cpu_threads
 from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.evaluation.folds import FoldPlan, SplitSpec, plan_folds
 from pathotune_pipeline.evaluation.metrics.calibration import fit_temperature
 from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, SplitRow
 from pathotune_pipeline.heads.train import HeadFitSpec, TrainedHead, class_index, fit_head, predict
@@ -24,13 +26,9 @@ SMALL_BAG = 2_000_000
 """Numbers in a bag up to which one thread trains faster than several: 2,000 tiles of 1,024 features."""
 
 
-class CrossvalSpec(HeadFitSpec):
+class CrossvalSpec(SplitSpec, HeadFitSpec):
     """Which head is cross-validated, and how."""
 
-    folds: int = setting(5, "Test parts that the patients are cut into.", ge=2)
-    seeds: int = setting(3, "Repetitions with other splits and other initial weights.", ge=1)
-    seed0: int = setting(0, "The first seed; the others follow it.", ge=0)
-    val_share: float = setting(0.2, "Share of the non-test patients that chooses the epoch.", gt=0, lt=1)
     bootstrap: int = setting(2000, "Draws of the patient bootstrap.", ge=1000)
     shuffle_labels: bool = setting(
         False, "Permute the labels among patients first: what a model without any signal would score."
@@ -69,6 +67,7 @@ def crossval(
     spec: CrossvalSpec,
     *,
     feature_set: str = "",
+    sites: Mapping[str, str] | None = None,
     on_progress: Callable[[CrossvalProgress], None] | None = None,
 ) -> CrossvalResult:
     """Train one model for each seed and fold, and pool what they say of slides they did not see.
@@ -82,6 +81,7 @@ def crossval(
         bags: with targets and groups (patients); bags without tiles or target are left out, with a note.
         spec: head, training, folds, seeds.
         feature_set: name or fingerprint of the features, recorded with results and models.
+        sites: bag id -> site, where `spec.site` names a column.
         on_progress: told of each trained model.
 
     Raises:
@@ -105,10 +105,11 @@ def crossval(
         versions=package_versions(),
         notes=notes,
     )
+    plan = plan_folds(spec, labels, groups, sites=sites, record=not spec.shuffle_labels)
+    result.notes.extend(plan.notes)
     with cpu_threads(threads_for(usable.values())):
-        _train_all(result, spec, usable, groups=groups, on_progress=on_progress)
-    for slide, total in result.attention.items():
-        result.attention[slide] = (total / spec.seeds).astype(np.float32)
+        _train_all(result, spec, usable, plan=plan, on_progress=on_progress)
+    result.attention = mean_attention(result.attention, plan)
     result.summarise(draws=spec.bootstrap, seed=spec.seed0)
     return result
 
@@ -124,13 +125,12 @@ def _train_all(
     spec: CrossvalSpec,
     usable: Mapping[str, Bag],
     *,
-    groups: Mapping[str, str],
+    plan: FoldPlan,
     on_progress: Callable[[CrossvalProgress], None] | None,
 ) -> None:
     """Train and judge one model for each seed and fold."""
-    labels = {bag_id: str(bag.target) for bag_id, bag in usable.items()}
     classes = result.classes
-    for seed, fold in folds_of(spec, labels, groups):
+    for seed, fold in plan:
         val = [usable[each] for each in fold.val]
         trained = fit_head(
             [usable[each] for each in fold.train],
@@ -145,22 +145,7 @@ def _train_all(
         if trained.initial and len(result.runs) == 1:
             result.notes.append(trained.initial.sentence())
         if on_progress:
-            done = len(result.runs)
-            on_progress(CrossvalProgress(done, spec.folds * spec.seeds, seed, fold.index, len(trained.history)))
-
-
-def folds_of(spec: CrossvalSpec, strata: Mapping[str, str], groups: Mapping[str, str]) -> Iterator[tuple[int, Fold]]:
-    """Each seed and fold, no patient on two sides.
-
-    Args:
-        spec: folds, seeds, share of validation.
-        strata: bag id -> what shall be as frequent in every part.
-        groups: bag id -> patient.
-    """
-    for seed in range(spec.seed0, spec.seed0 + spec.seeds):
-        for fold in patient_folds(strata, groups, folds=spec.folds, seed=seed, val_share=spec.val_share):
-            check_disjoint(fold.parts(), groups)
-            yield seed, fold
+            on_progress(CrossvalProgress(len(result.runs), len(plan), seed, fold.index, len(trained.history)))
 
 
 def model_seed(seed: int, fold: int) -> int:
@@ -220,6 +205,12 @@ def add_attention(total: dict[str, Any], attention: Sequence[np.ndarray] | None,
     """Add one model's attention to the sums by slide."""
     for weights, bag in zip(attention or (), bags, strict=attention is not None):
         total[bag.bag_id] = total.get(bag.bag_id, 0.0) + weights.astype(np.float64)
+
+
+def mean_attention(total: Mapping[str, Any], plan: FoldPlan) -> dict[str, Any]:
+    """The sums of `add_attention` over the number of models that tested each slide, [N] float32."""
+    tested = Counter(bag_id for _, fold in plan for bag_id in fold.test)
+    return {bag_id: (weights / tested[bag_id]).astype(np.float32) for bag_id, weights in total.items()}
 
 
 def keep_run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from pathotune_pipeline.archive.table import read_table
 from pathotune_pipeline.bags.coding import resolve
 from pathotune_pipeline.bags.dataset import BagDataset
-from pathotune_pipeline.bags.labels import LabelJoin
+from pathotune_pipeline.bags.labels import LabelJoin, join_labels
+from pathotune_pipeline.bags.sites import TCGA
 from pathotune_pipeline.bags.target_table import join_targets, targets_of_label
 from pathotune_pipeline.bags.targets import target_specs
 from pathotune_pipeline.errors import UsageError
@@ -58,22 +59,24 @@ def run_study(
     store = open_store(study.store)
     features_set = store.find_set(study.features)
     records = store.records(features_set)
-    join = join_targets(records, read_table(study.labels).rows, targets)
+    rows = read_table(study.labels).rows
+    join = join_targets(records, rows, targets)
     dataset = BagDataset(store, features_set, join.labels)
     bags = [dataset[index] for index in range(len(dataset))]
     notes = [*join.notes, *dataset.notes, *_left_out(join)]
     name = str(features_set).removeprefix("features-")
+    sites = _sites_of(join.labels, rows, spec.site)
     context: dict[str, Any] = {"features": name, "slides": len(bags), "notes": notes}
     if len(targets) == 1 and all(target.plain for target in targets.values()):
         (column, target), results = next(iter(targets.items())), {}
         if target.kind == "binary":  # says so where there are more
             resolve(target, [str(bag.target) for bag in bags])
-        results[column] = crossval(bags, spec, feature_set=name, on_progress=on_progress)
+        results[column] = crossval(bags, spec, feature_set=name, sites=sites, on_progress=on_progress)
     else:
         spec = spec.with_values(targets={column: target.model_dump(mode="json") for column, target in targets.items()})
         if len(targets) > 1:
             bags = [replace(bag, target=targets_of_label(str(bag.target))) for bag in bags]
-        results = crossval_targets(bags, targets, spec, feature_set=name, on_progress=on_progress)
+        results = crossval_targets(bags, targets, spec, feature_set=name, sites=sites, on_progress=on_progress)
     for column, result in results.items():
         result.context = {**context, "target": column}
     if len(results) == 1:
@@ -81,6 +84,14 @@ def run_study(
     else:
         write_results(results, study.out, overwrite=study.overwrite)
     return results, notes
+
+
+def _sites_of(slides: Iterable[str], rows: Sequence[Mapping[str, str]], column: str | None) -> dict[str, str] | None:
+    """Each slide's site from the table; None where no column is named, or the barcode tells."""
+    if column is None or (column == TCGA and TCGA not in rows[0]):
+        return None
+    found = join_labels(slides, rows, target=column)
+    return {slide: row.label for slide, row in found.labels.items()}
 
 
 def _left_out(join: LabelJoin, most: int = 3) -> list[str]:

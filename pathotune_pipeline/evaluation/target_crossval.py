@@ -25,12 +25,13 @@ from pathotune_pipeline.evaluation.crossval import (
     CrossvalProgress,
     CrossvalSpec,
     add_attention,
-    folds_of,
     keep_run,
+    mean_attention,
     model_seed,
     threads_for,
     usable_bags,
 )
+from pathotune_pipeline.evaluation.folds import plan_folds
 from pathotune_pipeline.evaluation.metrics.calibration import fit_temperature
 from pathotune_pipeline.evaluation.metrics.survival import censoring_curve, censoring_of
 from pathotune_pipeline.evaluation.result import CrossvalResult, PredictionRow
@@ -68,6 +69,7 @@ def crossval_targets(
     spec: CrossvalSpec,
     *,
     feature_set: str = "",
+    sites: Mapping[str, str] | None = None,
     on_progress: Callable[[CrossvalProgress], None] | None = None,
 ) -> dict[str, CrossvalResult]:
     """Train one head for all targets with each seed and fold, and score each target by its kind.
@@ -82,6 +84,7 @@ def crossval_targets(
         targets: name -> its Spec, at least one.
         spec: head, training, folds, seeds.
         feature_set: recorded with results and models.
+        sites: bag id -> site, where `spec.site` names a column.
         on_progress: told of each trained model.
 
     Returns:
@@ -107,13 +110,15 @@ def crossval_targets(
         raise UsageError(
             f"class_weights is balanced, and {questions[0].name!r} is {questions[0].kind}: no class to weigh."
         )
+    strata = _strata(questions[0], usable, groups, spec)
+    plan = plan_folds(spec, strata, groups, sites=sites, record=not spec.shuffle_labels)
     results = {
         question.name: CrossvalResult(
             settings=spec.model_dump(mode="json"),
             classes=output_columns(question.kind, question.classes, question.horizons),
             feature_set=feature_set,
             versions=package_versions(),
-            notes=list(notes),
+            notes=[*notes, *plan.notes],
             kind=question.kind,
             horizons=question.horizons,
         )
@@ -121,7 +126,7 @@ def crossval_targets(
     }
     attention: dict[str, Any] = {}
     with cpu_threads(threads_for(usable.values())):
-        for done, (seed, fold) in enumerate(folds_of(spec, _strata(questions[0], usable, groups, spec), groups), 1):
+        for done, (seed, fold) in enumerate(plan, 1):
             train, val, test = ([usable[each] for each in ids] for ids in fold.parts().values())
             task = Task(tuple(question.coding(train, balanced=balanced) for question in questions))
             trained = fit_head(
@@ -142,10 +147,9 @@ def crossval_targets(
                 heat = _temperature(question, val, on_val[question.name])
                 keep_run(result, trained, seed=seed, fold=fold, temperature=heat)
             if on_progress:
-                total = spec.folds * spec.seeds
-                on_progress(CrossvalProgress(done, total, seed, fold.index, len(trained.history)))
+                on_progress(CrossvalProgress(done, len(plan), seed, fold.index, len(trained.history)))
     for result in results.values():
-        result.attention = {slide: (total / spec.seeds).astype(np.float32) for slide, total in attention.items()}
+        result.attention = mean_attention(attention, plan)
         result.summarise(draws=spec.bootstrap, seed=spec.seed0)
     return results
 
