@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pathotune_pipeline.bags.assignments import keep_assignments
 from pathotune_pipeline.bags.sites import TCGA, site_folds, tcga_sites
@@ -56,12 +57,17 @@ class FoldPlan:
         return iter(self.folds)
 
 
+Splitter = Callable[[Any, Mapping[str, str], Mapping[str, str]], Iterable[tuple[int, Fold]]]
+"""Cuts bags into parts: settings, bag id -> what shall be as frequent in every part, bag id -> patient."""
+
+
 def plan_folds(
     spec: SplitSpec,
     strata: Mapping[str, str],
     groups: Mapping[str, str],
     *,
     sites: Mapping[str, str] | None = None,
+    split: Splitter | None = None,
     record: bool = True,
 ) -> FoldPlan:
     """Each seed and fold, no patient on two sides.
@@ -71,6 +77,7 @@ def plan_folds(
         strata: bag id -> what shall be as frequent in every part.
         groups: bag id -> patient.
         sites: bag id -> site, where `spec.site` is a column's name.
+        split: what cuts the bags, instead of the spec's source.
         record: whether `spec.assignments` may be written.
 
     Raises:
@@ -81,7 +88,10 @@ def plan_folds(
     named = [name for name in ("splits", "site", "assignments") if getattr(spec, name)]
     if len(named) > 1:
         raise UsageError(f"--{named[0]} and --{named[1]} were both given; each says where folds come from. Keep one.")
-    plan = _planned(spec, strata, groups, sites=sites, record=record)
+    if split is not None:
+        plan = FoldPlan(tuple(split(spec, strata, groups)))
+    else:
+        plan = _planned(spec, strata, groups, sites=sites, record=record)
     for _, fold in plan:
         check_disjoint(fold.parts(), groups)
     return plan
