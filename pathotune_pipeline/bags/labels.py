@@ -52,12 +52,14 @@ class LabelJoin:
         slides_without_row: slide ids the table does not label.
         rows_without_slide: the table's names of slides that are not there.
         notes: what a reader of the results should know.
+        patients_without_slide: of the table, none of whose slides is there.
     """
 
     labels: dict[str, LabelRow]
     slides_without_row: tuple[str, ...]
     rows_without_slide: tuple[str, ...]
     notes: tuple[str, ...]
+    patients_without_slide: tuple[str, ...] = ()
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -100,14 +102,18 @@ def join_labels(slide_ids: Iterable[str], rows: Sequence[Mapping[str, str]], *, 
             f"Call it one of: {', '.join(SLIDE_COLUMNS)}."
         )
     case_column = _column(columns, CASE_COLUMNS)
-    index = _Index(ids)
+    index = SlideIndex(ids)
     labels: dict[str, LabelRow] = {}
     named: dict[str, str] = {}
     strangers: list[str] = []
+    torn: dict[str, str] = {}
+    patients: dict[str, bool] = {}  # whether one of the patient's slides is there
     unlabelled = 0
     for row in rows:
         name, label = row[name_column], row[target]
         slide = index.find(name)
+        if case_column and row[case_column]:
+            patients[row[case_column]] = patients.get(row[case_column], False) or slide is not None
         if slide is None:
             strangers.append(name)
             continue
@@ -116,19 +122,26 @@ def join_labels(slide_ids: Iterable[str], rows: Sequence[Mapping[str, str]], *, 
             continue
         found = LabelRow((row[case_column] if case_column else "") or slide, label)
         if slide in labels and labels[slide] != found:
-            raise ManifestError(
-                f"Two rows disagree about slide {slide}: {named[slide]!r} says {_say(labels[slide])} and {name!r} says "
-                f"{_say(found)}. Keep one."
-            )
+            torn[slide] = f"{named[slide]!r} says {_say(labels[slide])} and {name!r} says {_say(found)}"
         labels[slide], named[slide] = found, name
+    if torn:
+        slide, told = next(iter(torn.items()))
+        more = f" {len(torn)} slides have two labels so." if len(torn) > 1 else ""
+        raise ManifestError(f"Two rows disagree about slide {slide}: {told}.{more} Keep one row for each.")
     if not labels:
         raise ManifestError(_nothing_joined(ids, rows, name_column, target=target, unlabelled=unlabelled))
     notes = _notes(labels, case_column, unlabelled)
-    return LabelJoin(labels, tuple(s for s in ids if s not in labels), tuple(dict.fromkeys(strangers)), notes)
+    return LabelJoin(
+        labels,
+        slides_without_row=tuple(s for s in ids if s not in labels),
+        rows_without_slide=tuple(dict.fromkeys(strangers)),
+        notes=notes,
+        patients_without_slide=tuple(patient for patient, there in patients.items() if not there),
+    )
 
 
-class _Index:
-    """Finds the slide that a table means."""
+class SlideIndex:
+    """Finds the slide that a table means, as `join_labels` says."""
 
     def __init__(self, slide_ids: Sequence[str]) -> None:
         self._kinds: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(5)]
@@ -140,6 +153,11 @@ class _Index:
                 kind[form].append(slide)
 
     def find(self, name: str) -> str | None:
+        """The slide's id, or None where there is none.
+
+        Raises:
+            ManifestError: the name fits several slides.
+        """
         if not name:
             return None
         if name in self._kinds[0]:

@@ -72,25 +72,21 @@ def patient_folds(
     made = []
     for index, (rest, test) in enumerate(cutter.split(np.zeros(len(ids)), y, patients)):
         remaining = [ids[i] for i in rest]
-        val = _validation_patients(remaining, labels, groups, rng=np.random.default_rng([seed, index]), share=val_share)
-        fold = Fold(
-            index,
-            train=tuple(bag for bag in remaining if groups[bag] not in val),
-            val=tuple(bag for bag in remaining if groups[bag] in val),
-            test=tuple(ids[i] for i in test),
-        )
+        train, val = split_off_validation(remaining, labels, groups, key=(seed, index), share=val_share)
+        fold = Fold(index, train=train, val=val, test=tuple(ids[i] for i in test))
         check_disjoint(fold.parts(), groups)
-        _check_learnable(fold, labels)
+        check_learnable(fold, labels)
         made.append(fold)
     return made
 
 
-def check_disjoint(parts: Mapping[str, Sequence[str]], groups: Mapping[str, str]) -> None:
+def check_disjoint(parts: Mapping[str, Sequence[str]], groups: Mapping[str, str], *, where: str = "") -> None:
     """Make sure that no patient is in two parts.
 
     Args:
         parts: part's name -> bag ids.
         groups: bag id -> patient.
+        where: what the parts come from, for the message.
 
     Raises:
         PathotuneError: a patient, or a bag, is in two parts; the message names one.
@@ -100,8 +96,8 @@ def check_disjoint(parts: Mapping[str, Sequence[str]], groups: Mapping[str, str]
         shared = sorted(left & right)
         if shared:
             raise PathotuneError(
-                f"Leakage: patient {shared[0]!r} is in both {one} and {other} ({len(shared)} such patients). "
-                "Split by patient."
+                f"{where}{': ' if where else ''}Leakage: patient {shared[0]!r} is in both {one} and {other} "
+                f"({len(shared)} such patients). Split by patient."
             )
 
 
@@ -134,14 +130,24 @@ def _advice(patients: int) -> str:
     return "add patients of that class (3 or more), or leave the class out."
 
 
-def _validation_patients(
+def split_off_validation(
     bags: Sequence[str],
     labels: Mapping[str, str],
     groups: Mapping[str, str],
     *,
-    rng: np.random.Generator,
+    key: tuple[int, int],
     share: float,
-) -> set[str]:
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Part bags by patient into those that train and those that validate, with about the same classes in both.
+
+    Args:
+        bags: ids, in their order.
+        labels: bag id -> class.
+        groups: bag id -> patient.
+        key: seed and fold, which the draw begins with.
+        share: of the patients of each class that validates; at least one where there are two.
+    """
+    rng = np.random.default_rng(key)
     by_class: dict[str, list[str]] = defaultdict(list)
     for patient, label in patient_labels({bag: labels[bag] for bag in bags}, groups).items():
         by_class[label].append(patient)
@@ -149,10 +155,16 @@ def _validation_patients(
     for _, patients in sorted(by_class.items()):
         wanted = min(max(round(share * len(patients)), 1), len(patients) - 1)
         chosen.update(patients[i] for i in rng.permutation(len(patients))[:wanted])
-    return chosen
+    train, val = (tuple(bag for bag in bags if (groups[bag] in chosen) is side) for side in (False, True))
+    return train, val
 
 
-def _check_learnable(fold: Fold, labels: Mapping[str, str]) -> None:
+def check_learnable(fold: Fold, labels: Mapping[str, str]) -> None:
+    """Make sure that a fold trains on every class and has something to validate with.
+
+    Raises:
+        ManifestError: it does not.
+    """
     missing = sorted(set(labels.values()) - {labels[bag] for bag in fold.train})
     if missing or not fold.val:
         what = f"no bag of class {missing[0]!r} to train with" if missing else "no bag to validate with"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from pathotune_pipeline.bags.labels import MISSING_LABELS, LabelJoin, join_labels
 from pathotune_pipeline.bags.targets import SURVIVAL, TargetSpec, write_survival
@@ -41,7 +42,7 @@ def join_targets(
     found = join_labels(slide_ids, joined, target=_COMBINED)
     # What is no class may well differ among the slides of a patient.
     notes = tuple(note for note in found.notes if "slides of different classes" not in note)
-    return LabelJoin(found.labels, found.slides_without_row, found.rows_without_slide, notes)
+    return replace(found, notes=notes)
 
 
 def targets_of_label(label: str) -> dict[str, str]:

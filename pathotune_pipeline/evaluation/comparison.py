@@ -141,7 +141,7 @@ def compare_results(
         if (one.label, one.case_id) != (other.label, other.case_id):
             raise UsageError(f"comparison: slide {slide} is {_say(one)} of one model and {_say(other)} of the other.")
     keep = set(shared)
-    parts = [each.sample([row for row in each.predictions if row.slide_id in keep]) for each in (a, b)]
+    parts = [each.sample([row for row in each.predictions if each.pool().unit_of(row) in keep]) for each in (a, b)]
     known = scorers(parts[0])
     name = score or next(iter(known))
     if name not in known:
@@ -185,6 +185,7 @@ def _difference(score: Weighted, first: np.ndarray, second: np.ndarray) -> np.nd
 
 def _stacked(a: Sample, b: Sample) -> Sample:
     both = a.scaled is not None and b.scaled is not None
+    cut = a.thresholds is not None and b.thresholds is not None
     left = None
     if a.censoring is not None and b.censoring is not None:
         left = Censoring(*(np.concatenate([getattr(x.censoring, name) for x in (a, b)]) for name in ("own", "at")))
@@ -194,6 +195,7 @@ def _stacked(a: Sample, b: Sample) -> Sample:
         values=np.concatenate([a.values, b.values]),
         scaled=np.concatenate([np.asarray(a.scaled), np.asarray(b.scaled)]) if both else None,
         censoring=left,
+        thresholds=np.concatenate([np.asarray(a.thresholds), np.asarray(b.thresholds)]) if cut else None,
     )
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from pathotune_pipeline.bags.bag import Bag
-from pathotune_pipeline.bags.splits import Fold, check_disjoint, patient_folds, patient_labels
+from pathotune_pipeline.bags.splits import patient_labels
 from pathotune_pipeline.bags.targets import Classes
 from pathotune_pipeline.engine.device import cpu_threads
-from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.metrics.calibration import fit_temperature
-from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, SplitRow
-from pathotune_pipeline.heads.train import HeadFitSpec, TrainedHead, class_index, fit_head, predict
+from pathotune_pipeline.evaluation.cohort import Cohort, gather_cohort, relabelled
+from pathotune_pipeline.evaluation.folds import FoldPlan, SplitSpec, Splitter, plan_folds
+from pathotune_pipeline.evaluation.judging import judge_model
+from pathotune_pipeline.evaluation.preflight import Asked, Findings, check_external, check_folds
+from pathotune_pipeline.evaluation.result import CrossvalResult
+from pathotune_pipeline.heads.train import HeadFitSpec, fit_head
 from pathotune_pipeline.provenance import package_versions
 from pathotune_pipeline.spec import setting
 
@@ -24,13 +27,22 @@ SMALL_BAG = 2_000_000
 """Numbers in a bag up to which one thread trains faster than several: 2,000 tiles of 1,024 features."""
 
 
-class CrossvalSpec(HeadFitSpec):
+SHUFFLED = "Labels were permuted among patients: this run shows what chance scores."
+
+
+class CrossvalSpec(SplitSpec, HeadFitSpec):
     """Which head is cross-validated, and how."""
 
-    folds: int = setting(5, "Test parts that the patients are cut into.", ge=2)
-    seeds: int = setting(3, "Repetitions with other splits and other initial weights.", ge=1)
-    seed0: int = setting(0, "The first seed; the others follow it.", ge=0)
-    val_share: float = setting(0.2, "Share of the non-test patients that chooses the epoch.", gt=0, lt=1)
+    unit: Literal["slides", "fuse", "average"] = setting(
+        "slides",
+        "What counts once: slides; or patients, whose slides are fused to one bag, or whose slides' answers are averaged.",
+    )
+    test_where: str | None = setting(
+        None, "External test set: COLUMN=VALUE of the label table, several values by commas; never trained on."
+    )
+    external_labels: str | None = setting(None, "External test set: a label table of its own; never trained on.")
+    external_store: str | None = setting(None, "The store of the external test set, where it is another one.")
+
     bootstrap: int = setting(2000, "Draws of the patient bootstrap.", ge=1000)
     shuffle_labels: bool = setting(
         False, "Permute the labels among patients first: what a model without any signal would score."
@@ -43,6 +55,24 @@ class CrossvalSpec(HeadFitSpec):
         """The part that trains one head, with its seed."""
         values = {name: getattr(self, name) for name in HeadFitSpec.model_fields}
         return HeadFitSpec.parse({**values, "train": {**self.train, "seed": seed}})
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a study takes beside its bags and settings.
+
+    Attributes:
+        sites: bag id -> site, where `CrossvalSpec.site` names a column.
+        external: bags that every model judges and none learns from.
+        split: what cuts the bags, instead of what the settings name.
+    """
+
+    sites: Mapping[str, str] | None = None
+    external: Sequence[Bag] = ()
+    split: Splitter | None = None
+
+
+NO_SOURCES = Sources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +99,7 @@ def crossval(
     spec: CrossvalSpec,
     *,
     feature_set: str = "",
+    sources: Sources = NO_SOURCES,
     on_progress: Callable[[CrossvalProgress], None] | None = None,
 ) -> CrossvalResult:
     """Train one model for each seed and fold, and pool what they say of slides they did not see.
@@ -82,35 +113,127 @@ def crossval(
         bags: with targets and groups (patients); bags without tiles or target are left out, with a note.
         spec: head, training, folds, seeds.
         feature_set: name or fingerprint of the features, recorded with results and models.
+        sources: sites, an external test set, a split of the caller's own.
         on_progress: told of each trained model.
 
     Raises:
         UsageError: two bags have one id, dimensions differ, or features are not finite.
-        ManifestError: fewer than two classes, or a class has too few patients.
-        PathotuneError: a loss is not finite.
+        ManifestError: what would spoil the study: fewer than two classes, too few patients, parts that lack a class.
+        PathotuneError: a patient is in two parts, or a loss is not finite.
     """
-    spec.train_spec()
-    usable, notes = usable_bags(bags)
-    labels = {bag_id: str(bag.target) for bag_id, bag in usable.items()}
-    groups = {bag_id: bag.group for bag_id, bag in usable.items()}
-    if spec.shuffle_labels:
-        labels = shuffled_labels(labels, groups, seed=spec.seed0)
-        notes.append("Labels were permuted among patients: this run shows what chance scores.")
-    classes = Classes.of(labels.values())
-    usable = {bag_id: replace(bag, target=labels[bag_id]) for bag_id, bag in usable.items()}
+    prepared = prepare(bags, spec, sources)
+    cohort, plan = prepared.cohort, prepared.plan
     result = CrossvalResult(
         settings=spec.model_dump(mode="json"),
-        classes=classes.names,
+        classes=prepared.classes,
         feature_set=feature_set,
         versions=package_versions(),
-        notes=notes,
+        notes=list(plan.notes),
     )
-    with cpu_threads(threads_for(usable.values())):
-        _train_all(result, spec, usable, groups=groups, on_progress=on_progress)
-    for slide, total in result.attention.items():
-        result.attention[slide] = (total / spec.seeds).astype(np.float32)
-    result.summarise(draws=spec.bootstrap, seed=spec.seed0)
+    if spec.unit == "fuse":
+        cohort, plan = cohort.fused(plan)
+    with cpu_threads(threads_for(cohort.bags.values())):
+        _train_all(result, spec, cohort, plan=plan, on_progress=on_progress)
+    finish([result], spec, cohort, plan)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A study in which nothing was found that would spoil it.
+
+    Attributes:
+        cohort: not fused.
+        plan: seeds and folds, and all notes so far.
+        classes: names in the order of the probabilities.
+    """
+
+    cohort: Cohort
+    plan: FoldPlan
+    classes: tuple[str, ...]
+
+
+def prepare(bags: Mapping[str, Bag] | Sequence[Bag], spec: CrossvalSpec, sources: Sources = NO_SOURCES) -> Prepared:
+    """All of `crossval` that comes before training; the bags' features are looked at, and not used.
+
+    Args:
+        bags: as for `crossval`.
+        spec: of the study.
+        sources: what the spec does not hold.
+
+    Raises:
+        UsageError: as `crossval`.
+        ManifestError: as `crossval`.
+        PathotuneError: a patient is in two parts.
+    """
+    spec.train_spec()
+    cohort, notes = gather_cohort(bags, sources.external, unit=spec.unit)
+    labels = {bag_id: str(bag.target) for bag_id, bag in cohort.bags.items()}
+    if spec.shuffle_labels:
+        labels = shuffled_labels(labels, cohort.groups, seed=spec.seed0)
+        notes.append(SHUFFLED)
+    classes = Classes.of(labels.values())
+    asked = Asked("", "binary" if classes.binary else "multiclass", classes.names, labels)
+    abroad = {bag.bag_id: str(bag.target) for bag in cohort.external}
+    cohort = relabelled(cohort, labels)
+    plan = plan_study(spec, cohort, [asked], labels, external=[abroad], sources=sources)
+    return Prepared(cohort, FoldPlan(plan.folds, (*notes, *plan.notes)), classes.names)
+
+
+def plan_study(
+    spec: CrossvalSpec,
+    cohort: Cohort,
+    asked: Sequence[Asked],
+    strata: Mapping[str, str],
+    *,
+    external: Sequence[Mapping[str, str]],
+    sources: Sources,
+) -> FoldPlan:
+    """The folds, once nothing is found that would spoil the study.
+
+    Args:
+        spec: of the study.
+        cohort: not fused.
+        asked: of each target, what the cohort says.
+        strata: bag id -> what shall be as frequent in every part.
+        external: of each target, what the external bags say by id.
+        sources: what the spec does not hold.
+
+    Raises:
+        ManifestError: something is found.
+        PathotuneError: a patient is in two parts.
+    """
+    findings = Findings()
+    for each, abroad in zip(asked, external, strict=True):
+        if cohort.external:
+            check_external(replace(each, values=abroad), findings)
+
+    def plan(*, record: bool) -> FoldPlan:
+        return plan_folds(spec, strata, cohort.groups, sites=sources.sites, split=sources.split, record=record)
+
+    tried: list[FoldPlan] = []
+    findings.attempt(lambda: tried.append(plan(record=False)))
+    for found in tried:
+        check_folds(found, asked, cohort.groups, findings)
+    notes = findings.settle()
+    done = plan(record=True) if spec.assignments and not spec.shuffle_labels else tried[0]
+    if cohort.external:
+        patients = len({bag.group for bag in cohort.external})
+        notes.append(
+            f"External test set: {len(cohort.external)} slides of {patients} patients, judged by all {len(done)} models "
+            "together; nothing was chosen on it."
+        )
+    return FoldPlan(done.folds, (*done.notes, *notes))
+
+
+def finish(results: Sequence[CrossvalResult], spec: CrossvalSpec, cohort: Cohort, plan: FoldPlan) -> None:
+    """Average the attention that the first result gathered, hand it to all, and score each."""
+    tested = Counter(bag_id for _, fold in plan for bag_id in fold.test)
+    means = {bag_id: (total / tested[bag_id]).astype(np.float32) for bag_id, total in results[0].attention.items()}
+    attention = cohort.by_slide(means)
+    for result in results:
+        result.attention = attention
+        result.summarise(draws=spec.bootstrap, seed=spec.seed0)
 
 
 def threads_for(bags: Iterable[Bag]) -> int:
@@ -122,45 +245,26 @@ def threads_for(bags: Iterable[Bag]) -> int:
 def _train_all(
     result: CrossvalResult,
     spec: CrossvalSpec,
-    usable: Mapping[str, Bag],
+    cohort: Cohort,
     *,
-    groups: Mapping[str, str],
+    plan: FoldPlan,
     on_progress: Callable[[CrossvalProgress], None] | None,
 ) -> None:
     """Train and judge one model for each seed and fold."""
-    labels = {bag_id: str(bag.target) for bag_id, bag in usable.items()}
-    classes = result.classes
-    for seed, fold in folds_of(spec, labels, groups):
-        val = [usable[each] for each in fold.val]
+    for seed, fold in plan:
+        train, val, _ = cohort.parts(fold)
         trained = fit_head(
-            [usable[each] for each in fold.train],
+            train,
             val,
-            classes=classes,
+            classes=result.classes,
             spec=spec.fit_spec(model_seed(seed, fold.index)),
             feature_set=result.feature_set,
         )
-        _judge(result, trained, [usable[each] for each in fold.test], seed=seed, fold=fold)
-        truth = np.array([class_index(bag, classes) for bag in val])
-        keep_run(result, trained, seed=seed, fold=fold, temperature=fit_temperature(truth, predict(trained, val).probs))
+        judge_model({"": result}, trained, cohort, seed=seed, fold=fold)
         if trained.initial and len(result.runs) == 1:
             result.notes.append(trained.initial.sentence())
         if on_progress:
-            done = len(result.runs)
-            on_progress(CrossvalProgress(done, spec.folds * spec.seeds, seed, fold.index, len(trained.history)))
-
-
-def folds_of(spec: CrossvalSpec, strata: Mapping[str, str], groups: Mapping[str, str]) -> Iterator[tuple[int, Fold]]:
-    """Each seed and fold, no patient on two sides.
-
-    Args:
-        spec: folds, seeds, share of validation.
-        strata: bag id -> what shall be as frequent in every part.
-        groups: bag id -> patient.
-    """
-    for seed in range(spec.seed0, spec.seed0 + spec.seeds):
-        for fold in patient_folds(strata, groups, folds=spec.folds, seed=seed, val_share=spec.val_share):
-            check_disjoint(fold.parts(), groups)
-            yield seed, fold
+            on_progress(CrossvalProgress(len(result.runs), len(plan), seed, fold.index, len(trained.history)))
 
 
 def model_seed(seed: int, fold: int) -> int:
@@ -181,52 +285,3 @@ def shuffled_labels(labels: Mapping[str, str], groups: Mapping[str, str], *, see
     order = np.random.default_rng([seed, 0x5F]).permutation(len(patients))
     drawn = {patient: by_patient[patients[i]] for patient, i in zip(patients, order, strict=True)}
     return {bag_id: drawn[groups[bag_id]] for bag_id in labels}
-
-
-def usable_bags(bags: Mapping[str, Bag] | Sequence[Bag]) -> tuple[dict[str, Bag], list[str]]:
-    """Bags with tiles and a target, by id in its order, and a note on the others.
-
-    Raises:
-        UsageError: two bags have one id.
-    """
-    bags = list(bags.values()) if isinstance(bags, Mapping) else list(bags)
-    found: dict[str, Bag] = {}
-    empty, unlabelled = [], []
-    for bag in sorted(bags, key=lambda bag: bag.bag_id):
-        if bag.bag_id in found:
-            raise UsageError(f"Two bags are called {bag.bag_id}. Give each slide an id of its own.")
-        if len(bag) == 0:
-            empty.append(bag.bag_id)
-        elif bag.target is None:
-            unlabelled.append(bag.bag_id)
-        else:
-            found[bag.bag_id] = bag
-    notes = []
-    for what, ids in (("no tiles", empty), ("no label", unlabelled)):
-        if ids:
-            notes.append(f"{len(ids)} slides have {what} and were left out, {ids[0]} for one.")
-    return found, notes
-
-
-def _judge(result: CrossvalResult, trained: TrainedHead, test: Sequence[Bag], *, seed: int, fold: Fold) -> None:
-    said = predict(trained, test)
-    for i, bag in enumerate(test):
-        probs = tuple(said.probs[i].tolist())
-        result.predictions.append(PredictionRow(bag.bag_id, bag.group, str(bag.target), seed, fold.index, probs))
-    add_attention(result.attention, said.attention, test)
-
-
-def add_attention(total: dict[str, Any], attention: Sequence[np.ndarray] | None, bags: Sequence[Bag]) -> None:
-    """Add one model's attention to the sums by slide."""
-    for weights, bag in zip(attention or (), bags, strict=attention is not None):
-        total[bag.bag_id] = total.get(bag.bag_id, 0.0) + weights.astype(np.float64)
-
-
-def keep_run(
-    result: CrossvalResult, trained: TrainedHead, *, seed: int, fold: Fold, temperature: float | None = None
-) -> None:
-    """Add a model, how it was trained, and where each slide was."""
-    for part, ids in fold.parts().items():
-        result.splits.extend(SplitRow(seed, fold.index, part, each) for each in ids)
-    result.runs.append(FoldRun(seed, fold.index, trained.best_epoch, len(trained.history), temperature))
-    result.models[(seed, fold.index)] = trained

@@ -1,7 +1,9 @@
 """What a cross-validation found, in memory and on disk.
 
 A result's folder holds `crossval.json` (settings, scores, ROC points), `predictions.csv`, `splits.csv`,
-`attention.npz` (one array for each slide, in the order of its tiles) and `models/seed{S}-fold{F}/`.
+`attention.npz` (one array for each slide, in the order of its tiles) and `models/seed{S}-fold{F}/`, each with the weights
+after its last epoch in `last/` where they are others; `predictions_last.csv` is what those said, and
+`predictions_external.csv` what all models said of an external test set.
 """
 
 from __future__ import annotations
@@ -10,47 +12,30 @@ import csv
 import json
 import secrets
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pathotune_pipeline.errors import CorruptDataError, UsageError
-from pathotune_pipeline.evaluation.intervals import bootstrap_scores
-from pathotune_pipeline.evaluation.metrics import roc_points, scale_by_temperature
-from pathotune_pipeline.evaluation.metrics.survival import Censoring
-from pathotune_pipeline.evaluation.scoring import CLASSES, Sample, curves_of, scorers
+from pathotune_pipeline.evaluation.metrics import roc_points
+from pathotune_pipeline.evaluation.pooling import FoldRun, Pool, PredictionRow
+from pathotune_pipeline.evaluation.scoring import CLASSES, Sample, curves_of, score_table, scorers
 from pathotune_pipeline.heads.train import TrainedHead
 from pathotune_pipeline.heads.trained import save_head
 
 FORMAT = "pathotune-crossval"
 REVISION = 1
+PREDICTIONS = {
+    "predictions": "predictions.csv",
+    "predictions_last": "predictions_last.csv",
+    "predictions_external": "predictions_external.csv",
+}
+"""Attributes of a result and their files."""
 PROBABLE = (*CLASSES, "ordinal", "multilabel")
 """Kinds of which probabilities are predicted."""
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionRow:
-    """What the model that had not seen a slide said of it, with one seed.
-
-    Attributes:
-        slide_id: the slide.
-        case_id: its patient.
-        label: its class, or what else the table says of the target.
-        seed: of the run.
-        fold: whose test part it was in.
-        probs: of each class; of another target what `CrossvalResult.classes` names.
-    """
-
-    slide_id: str
-    case_id: str
-    label: str
-    seed: int
-    fold: int
-    probs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +46,6 @@ class SplitRow:
     fold: int
     part: str
     slide_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class FoldRun:
-    """How one model was trained; epochs count from 0 in `best_epoch`. The temperature is fitted on validation."""
-
-    seed: int
-    fold: int
-    best_epoch: int
-    epochs: int
-    temperature: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -91,8 +65,9 @@ class CrossvalResult:
         runs: one for each model.
         attention: slide id -> [N] float32, mean over seeds, each from the model that had not seen the slide.
         models: (seed, fold) -> model; empty when read from disk (`heads.load_head` reads one).
-        scores: name -> {"value", "low", "high", "level", "reason"} of the mean probability over seeds; the
-            interval is a bootstrap over patients. A value that is not defined is None with a reason.
+        scores: name -> {"value", "low", "high", "level", "reason"} of the mean probability over seeds, of the weights
+            with the lowest validation loss; the interval is a bootstrap over patients. A value that is not defined is
+            None with a reason.
         per_seed: the scores of each seed's pooled predictions.
         per_fold: the scores of each model's test part.
         roc: class -> {"fpr", "tpr"} of the mean probability over seeds.
@@ -100,8 +75,13 @@ class CrossvalResult:
         horizons: times at which survival is predicted.
         curves: reliability of classes; of survival scores by time, Kaplan-Meier curves of the halves of lower and
             higher risk, and their log-rank test.
-        censoring: (seed, slide id) -> [1 + T] float64, probability of being uncensored just before the slide's own
-            time and at each horizon, from the training part; not on disk.
+        censoring: (seed, fold, slide id) -> [1 + T] float64, probability of being uncensored just before the slide's
+            own time and at each horizon, from the training part; not on disk.
+        predictions_last: as `predictions`, of the weights after each model's last epoch.
+        runs_last: as `runs`, of those weights.
+        scores_last: as `scores`, of those weights.
+        predictions_external: what every model said of every slide of an external test set.
+        external: of the mean of those over all models: {"slides", "patients", "scores", "roc", "curves"}; or empty.
     """
 
     settings: dict[str, Any]
@@ -122,57 +102,62 @@ class CrossvalResult:
     kind: str = ""
     horizons: tuple[float, ...] = ()
     curves: dict[str, Any] = field(default_factory=dict)
-    censoring: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+    censoring: dict[tuple[int, int, str], np.ndarray] = field(default_factory=dict)
+    predictions_last: list[PredictionRow] = field(default_factory=list)
+    runs_last: list[FoldRun] = field(default_factory=list)
+    scores_last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    predictions_external: list[PredictionRow] = field(default_factory=list)
+    external: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.kind = self.kind or ("binary" if len(self.classes) == 2 else "multiclass")
 
-    def pooled(self) -> list[PredictionRow]:
-        """One row for each slide, sorted by id: its mean probabilities over the seeds (seed and fold are -1)."""
-        return [
-            replace(each[0], seed=-1, fold=-1, probs=tuple(np.mean([row.probs for row in each], axis=0).tolist()))
-            for each in self._by_slide(self.predictions)
-        ]
-
-    def sample(self, rows: Sequence[PredictionRow] | None = None) -> Sample:
-        """Predictions to be scored: those rows, or by default each slide's mean over the seeds.
+    def pool(self, rows: Sequence[PredictionRow] | None = None, *, runs: Sequence[FoldRun] | None = None) -> Pool:
+        """Predictions and all that is needed to score them.
 
         Args:
-            rows: some of `predictions`, at most one for each slide.
+            rows: of slides; `predictions` by default.
+            runs: the models that made them; `runs` by default.
         """
-        slides = self._by_slide(self.predictions if rows is None else rows)
-        first = [each[0] for each in slides]
-        values = np.array([np.mean([row.probs for row in each], axis=0) for each in slides], np.float64)
-        return Sample(
-            kind=self.kind,
-            classes=self.classes,
-            labels=[row.label for row in first],
-            values=values.reshape(len(first), len(self.classes)),
-            scaled=self._scaled(slides),
-            censoring=self._censoring(slides),
-            horizons=self.horizons,
+        return Pool(
+            self.predictions if rows is None else rows,
+            self.kind,
+            self.classes,
+            self.horizons,
+            self.runs if runs is None else runs,
+            by_patient=self.by_patient,
+            censoring=self.censoring,
         )
 
+    @property
+    def by_patient(self) -> bool:
+        """Whether the answers for a patient's slides are averaged before they are scored."""
+        return self.settings.get("unit") == "average"
+
+    def pooled(self) -> list[PredictionRow]:
+        """One row for each slide or patient, sorted by id: the mean over its models (seed and fold are -1)."""
+        return self.pool().pooled()
+
+    def sample(self, rows: Sequence[PredictionRow] | None = None) -> Sample:
+        """Predictions to be scored: the mean over its models of each slide or patient.
+
+        Args:
+            rows: some of `predictions`; all by default.
+        """
+        return self.pool(rows).sample()
+
     def summarise(self, *, draws: int, seed: int) -> None:
-        """Fill scores, per_seed, per_fold, roc and curves from the predictions."""
-        sample, groups = self.sample(), [row.case_id for row in self.pooled()]
-        found = scorers(sample)
-        intervals = bootstrap_scores(
-            {name: each.weighted for name, each in found.items()},
-            groups=groups,
-            strata=sample.strata(),
-            draws=draws,
-            seed=seed,
-        )
-        for name, each in found.items():
-            said, interval = asdict(each.once(len(groups))), intervals[name]
-            bounds: dict[str, float | None] = {"low": None, "high": None, "level": None}
-            if interval is not None and said["value"] is not None:
-                bounds = {"low": interval.low, "high": interval.high, "level": interval.level}
-            self.scores[name] = said | bounds
-        if self.kind in CLASSES:
-            self.roc = roc_points(sample.truth(), sample.values, self.classes)
-        self.curves = curves_of(sample)
+        """Fill all scores, roc and curves from the predictions; without any they stay empty."""
+        if self.predictions_external:
+            self.external = self._block(self.pool(self.predictions_external), draws=draws, seed=seed)
+        if self.predictions_last:
+            self.scores_last = self._block(
+                self.pool(self.predictions_last, runs=self.runs_last), draws=draws, seed=seed
+            )["scores"]
+        if not self.predictions:
+            return
+        block = self._block(self.pool(), draws=draws, seed=seed)
+        self.scores, self.roc, self.curves = block["scores"], block.get("roc", {}), block["curves"]
         for each_seed in sorted({row.seed for row in self.predictions}):
             of_seed = [row for row in self.predictions if row.seed == each_seed]
             self.per_seed.append({"seed": each_seed, **self._plain(of_seed)})
@@ -180,37 +165,20 @@ class CrossvalResult:
             of_fold = [row for row in self.predictions if (row.seed, row.fold) == (run.seed, run.fold)]
             self.per_fold.append({**asdict(run), "n_test": len(of_fold), **self._plain(of_fold)})
 
+    def _block(self, pool: Pool, *, draws: int, seed: int) -> dict[str, Any]:
+        """Scores with intervals, and curves, of some predictions."""
+        sample, groups = pool.sample(), [row.case_id for row in pool.pooled()]
+        block: dict[str, Any] = {"slides": len({row.slide_id for row in pool.rows}), "patients": len(set(groups))}
+        block["scores"] = score_table(sample, groups=groups, draws=draws, seed=seed)
+        if self.kind in CLASSES:
+            block["roc"] = roc_points(sample.truth(), sample.values, self.classes)
+        return block | {"curves": curves_of(sample)}
+
     def _plain(self, rows: Sequence[PredictionRow]) -> dict[str, Any]:
-        scores = {name: each.once(len(rows)) for name, each in scorers(self.sample(rows)).items()}
+        sample = self.sample(rows)
+        scores = {name: each.once(len(sample.labels)) for name, each in scorers(sample).items()}
         reasons = {f"{name}_reason": said.reason for name, said in scores.items() if said.reason}
         return {name: said.value for name, said in scores.items()} | reasons
-
-    @staticmethod
-    def _by_slide(rows: Sequence[PredictionRow]) -> list[list[PredictionRow]]:
-        slides: dict[str, list[PredictionRow]] = defaultdict(list)
-        for row in rows:
-            slides[row.slide_id].append(row)
-        return [each for _, each in sorted(slides.items())]
-
-    def _scaled(self, slides: Sequence[Sequence[PredictionRow]]) -> np.ndarray | None:
-        """Mean over seeds of the probabilities at each model's temperature, [N, C]; None where there is none."""
-        heat = {(run.seed, run.fold): run.temperature for run in self.runs}
-        if self.kind not in CLASSES or not heat or None in heat.values():
-            return None
-        found = [
-            scale_by_temperature(
-                np.array([row.probs for row in each]), np.array([heat[row.seed, row.fold] for row in each])
-            ).mean(axis=0)
-            for each in slides
-        ]
-        return np.array(found).reshape(len(slides), len(self.classes))
-
-    def _censoring(self, slides: Sequence[Sequence[PredictionRow]]) -> Censoring | None:
-        if not self.censoring:
-            return None
-        left = [np.mean([self.censoring[row.seed, row.slide_id] for row in each], axis=0) for each in slides]
-        table = np.array(left).reshape(len(slides), 1 + len(self.horizons))
-        return Censoring(table[:, 0], table[:, 1:])
 
 
 def write_result(
@@ -274,29 +242,31 @@ def read_result(folder: Path) -> CrossvalResult:
         classes = tuple(record.pop("classes"))
         columns = _columns(record.get("kind", ""), classes)
         record["horizons"] = tuple(record.get("horizons", ()))
-        runs = [FoldRun(**run) for run in record.pop("runs")]
-        predictions = [
-            PredictionRow(
-                row["slide_id"],
-                row["case_id"],
-                row["label"],
-                int(row["seed"]),
-                int(row["fold"]),
-                tuple(float(row[column]) for column in columns),
-            )
-            for row in _read_rows(folder / "predictions.csv")
-        ]
+        for name in ("runs", "runs_last"):
+            record[name] = [FoldRun(**_known(FoldRun, run)) for run in record.get(name, ())]
+        for name, file in PREDICTIONS.items():
+            if name == "predictions" or (folder / file).exists():
+                record[name] = [_prediction(row, columns) for row in _read_rows(folder / file)]
         splits = [
             SplitRow(int(row["seed"]), int(row["fold"]), row["part"], row["slide_id"])
             for row in _read_rows(folder / "splits.csv")
         ]
         with np.load(folder / "attention.npz", allow_pickle=False) as arrays:
             attention = {name: arrays[name] for name in arrays.files}
-        return CrossvalResult(
-            classes=classes, runs=runs, predictions=predictions, splits=splits, attention=attention, **record
-        )
+        return CrossvalResult(classes=classes, splits=splits, attention=attention, **_known(CrossvalResult, record))
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(f"{folder}: the cross-validation's files cannot be read ({error}).") from error
+
+
+def _known(made: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dataclass takes of a record; a later version may have written more."""
+    names = {each.name for each in fields(made)}
+    return {name: value for name, value in record.items() if name in names}
+
+
+def _prediction(row: Mapping[str, str], columns: Sequence[str]) -> PredictionRow:
+    probs = tuple(float(row[column]) for column in columns)
+    return PredictionRow(row["slide_id"], row["case_id"], row["label"], int(row["seed"]), int(row["fold"]), probs)
 
 
 def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any]) -> None:
@@ -304,20 +274,28 @@ def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any
     record["context"] = dict(context)
     for name in ("settings", "classes", "feature_set", "versions", "notes", "scores", "per_seed", "per_fold", "roc"):
         record[name] = getattr(result, name)
-    if result.curves:
-        record["curves"] = result.curves
+    for name in ("curves", "scores_last", "external"):
+        if getattr(result, name):
+            record[name] = getattr(result, name)
+    if result.runs_last:
+        record["runs_last"] = [asdict(run) for run in result.runs_last]
     if result.kind not in CLASSES:
         record |= {"kind": result.kind, "horizons": result.horizons}
     text = json.dumps(record, indent=1, allow_nan=False)
     (folder / "crossval.json").write_text(text + "\n", encoding="utf-8")
     header = ["slide_id", "case_id", "label", "seed", "fold", *_columns(result.kind, result.classes)]
-    rows = ([r.slide_id, r.case_id, r.label, r.seed, r.fold, *map(repr, r.probs)] for r in result.predictions)
-    _write_rows(folder / "predictions.csv", header, rows)
+    for name, file in PREDICTIONS.items():
+        said: list[PredictionRow] = getattr(result, name)
+        if said or name == "predictions":
+            rows = ([r.slide_id, r.case_id, r.label, r.seed, r.fold, *map(repr, r.probs)] for r in said)
+            _write_rows(folder / file, header, rows)
     places = ([row.seed, row.fold, row.part, row.slide_id] for row in result.splits)
     _write_rows(folder / "splits.csv", ["seed", "fold", "part", "slide_id"], places)
     np.savez(folder / "attention.npz", **result.attention)
     for (seed, fold), trained in result.models.items():
         save_head(folder / "models" / f"seed{seed}-fold{fold}", trained)
+        if trained.last:
+            save_head(folder / "models" / f"seed{seed}-fold{fold}" / "last", trained.last)
 
 
 def _columns(kind: str, names: Sequence[str]) -> list[str]:

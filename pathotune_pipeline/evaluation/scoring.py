@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from pathotune_pipeline.bags.targets import SURVIVAL, read_labels, read_number, read_survival
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.intervals import Weighted
+from pathotune_pipeline.evaluation.intervals import Weighted, bootstrap_scores
 from pathotune_pipeline.evaluation.metrics.calibration import reliability, weighted_brier, weighted_calibration_error
 from pathotune_pipeline.evaluation.metrics.classification import (
     weighted_accuracy,
@@ -21,6 +21,7 @@ from pathotune_pipeline.evaluation.metrics.classification import (
     weighted_multilabel_auroc,
     weighted_multilabel_average_precision,
     weighted_quadratic_kappa,
+    weighted_share,
 )
 from pathotune_pipeline.evaluation.metrics.concordance import (
     dynamic_auc,
@@ -63,6 +64,7 @@ class Sample:
         scaled: [N, P] float64, class probabilities at each model's temperature, or None.
         censoring: of survival, from the training parts; None takes it from the sample itself.
         horizons: of survival.
+        thresholds: [N] float64, from which probability on each slide is called positive, of two classes; or None.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Sample:
     scaled: np.ndarray | None = None
     censoring: Censoring | None = None
     horizons: tuple[float, ...] = ()
+    thresholds: np.ndarray | None = None
 
     def truth(self) -> np.ndarray:
         """[N] int64 classes or grades, [N, L] float64 labels, [N] float64 numbers, or [N, 2] times and events."""
@@ -141,7 +144,45 @@ def scorers(sample: Sample) -> dict[str, Scorer]:
         if probs is not None:
             found[f"brier{suffix}"] = Scorer(partial(weighted_brier, truth, probs), "no slides")
             found[f"ece{suffix}"] = Scorer(partial(weighted_calibration_error, truth, probs), "no slides")
+    if sample.thresholds is not None:
+        called = values[:, 1] >= sample.thresholds
+        sides = {"sensitivity": (called, truth == 1), "specificity": (~called, truth == 0)}
+        for name, (right, among) in sides.items():
+            found[name] = Scorer(partial(weighted_share, right, among), reason)
+        found["balanced_accuracy_at_threshold"] = Scorer(
+            partial(weighted_balanced_accuracy, truth, np.stack([~called, called], axis=1).astype(np.float64)), reason
+        )
     return found
+
+
+def score_table(sample: Sample, *, groups: Sequence[str], draws: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Every score of a sample with its interval from resampled patients.
+
+    Args:
+        sample: N slides or patients.
+        groups: the patient of each.
+        draws: of the bootstrap; at least 1000.
+        seed: of the draws.
+
+    Returns:
+        Name -> {"value", "low", "high", "level", "reason"}; what is not defined is None.
+    """
+    found = scorers(sample)
+    intervals = bootstrap_scores(
+        {name: each.weighted for name, each in found.items()},
+        groups=groups,
+        strata=sample.strata(),
+        draws=draws,
+        seed=seed,
+    )
+    table: dict[str, dict[str, Any]] = {}
+    for name, each in found.items():
+        said, interval = asdict(each.once(len(groups))), intervals[name]
+        bounds: dict[str, float | None] = {"low": None, "high": None, "level": None}
+        if interval is not None and said["value"] is not None:
+            bounds = {"low": interval.low, "high": interval.high, "level": interval.level}
+        table[name] = said | bounds
+    return table
 
 
 def curves_of(sample: Sample) -> dict[str, Any]:

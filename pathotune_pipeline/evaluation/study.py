@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pathotune_pipeline.archive.table import read_table
+from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.coding import resolve
-from pathotune_pipeline.bags.dataset import BagDataset
-from pathotune_pipeline.bags.labels import LabelJoin
-from pathotune_pipeline.bags.target_table import join_targets, targets_of_label
-from pathotune_pipeline.bags.targets import target_specs
+from pathotune_pipeline.bags.targets import TargetSpec, target_specs
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.crossval import CrossvalProgress, CrossvalSpec, crossval
+from pathotune_pipeline.evaluation.crossval import CrossvalProgress, CrossvalSpec, Sources, crossval, prepare
+from pathotune_pipeline.evaluation.material import open_material
 from pathotune_pipeline.evaluation.result import CrossvalResult, write_result, write_results
-from pathotune_pipeline.evaluation.target_crossval import crossval_targets
-from pathotune_pipeline.store.store import open_store
+from pathotune_pipeline.evaluation.target_crossval import crossval_targets, prepare_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,40 +52,35 @@ def run_study(
     if study.out.exists() and any(study.out.iterdir()) and not study.overwrite:
         raise UsageError(f"--out {study.out}: the folder is not empty. Give a new one, or --overwrite.")
     targets = target_specs(study.target, spec.targets)
-    store = open_store(study.store)
-    features_set = store.find_set(study.features)
-    records = store.records(features_set)
-    join = join_targets(records, read_table(study.labels).rows, targets)
-    dataset = BagDataset(store, features_set, join.labels)
-    bags = [dataset[index] for index in range(len(dataset))]
-    notes = [*join.notes, *dataset.notes, *_left_out(join)]
-    name = str(features_set).removeprefix("features-")
-    context: dict[str, Any] = {"features": name, "slides": len(bags), "notes": notes}
-    if len(targets) == 1 and all(target.plain for target in targets.values()):
-        (column, target), results = next(iter(targets.items())), {}
-        if target.kind == "binary":  # says so where there are more
-            resolve(target, [str(bag.target) for bag in bags])
-        results[column] = crossval(bags, spec, feature_set=name, on_progress=on_progress)
+    plain = len(targets) == 1 and all(target.plain for target in targets.values())
+    if not plain:
+        spec = spec.with_values(targets={name: target.model_dump(mode="json") for name, target in targets.items()})
+    material = open_material(study.store, study.features, study.labels, spec=spec, targets=targets)
+    _check(*material.labelled(), targets=targets, spec=spec, plain=plain)  # before features are read
+    bags, sources = material.read()
+    told: dict[str, Any] = {"feature_set": material.features, "sources": sources, "on_progress": on_progress}
+    if plain:
+        results = {next(iter(targets)): crossval(bags, spec, **told)}
     else:
-        spec = spec.with_values(targets={column: target.model_dump(mode="json") for column, target in targets.items()})
-        if len(targets) > 1:
-            bags = [replace(bag, target=targets_of_label(str(bag.target))) for bag in bags]
-        results = crossval_targets(bags, targets, spec, feature_set=name, on_progress=on_progress)
-    for column, result in results.items():
-        result.context = {**context, "target": column}
+        results = crossval_targets(bags, targets, spec, **told)
+    context: dict[str, Any] = {"features": material.features, "slides": len(bags), "notes": material.notes}
+    for name, result in results.items():
+        result.context = {**context, "target": name}
     if len(results) == 1:
         write_result(next(iter(results.values())), study.out, overwrite=study.overwrite)
     else:
         write_results(results, study.out, overwrite=study.overwrite)
-    return results, notes
+    return results, material.notes
 
 
-def _left_out(join: LabelJoin, most: int = 3) -> list[str]:
-    notes = []
-    if join.slides_without_row:
-        shown = ", ".join(join.slides_without_row[:most])
-        notes.append(f"{len(join.slides_without_row)} slides have no row in the label table ({shown}).")
-    if join.rows_without_slide:
-        shown = ", ".join(join.rows_without_slide[:most])
-        notes.append(f"{len(join.rows_without_slide)} rows of the label table have no slide in the set ({shown}).")
-    return notes
+def _check(
+    bags: Sequence[Bag], sources: Sources, *, targets: Mapping[str, TargetSpec], spec: CrossvalSpec, plain: bool
+) -> None:
+    """Say what is wrong with labels and splits."""
+    if not plain:
+        prepare_targets(bags, targets, spec, sources)
+        return
+    (target,) = targets.values()
+    if target.kind == "binary":  # says so where there are more
+        resolve(target, [str(bag.target) for bag in bags])
+    prepare(bags, spec, sources)

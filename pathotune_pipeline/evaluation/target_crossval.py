@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pathotune_pipeline.bags.bag import Bag
-from pathotune_pipeline.bags.coding import (
-    TargetCoding,
-    Value,
-    fit_coding,
-    output_columns,
-    pick_horizons,
-    resolve,
-)
+from pathotune_pipeline.bags.coding import TargetCoding, Value, fit_coding, output_columns, pick_horizons, resolve
 from pathotune_pipeline.bags.targets import SURVIVAL, TargetSpec, read_labels, read_number, read_survival
 from pathotune_pipeline.engine.device import cpu_threads
 from pathotune_pipeline.errors import ManifestError, UsageError
+from pathotune_pipeline.evaluation.cohort import Cohort, gather_cohort, relabelled
 from pathotune_pipeline.evaluation.crossval import (
+    NO_SOURCES,
+    SHUFFLED,
     CrossvalProgress,
     CrossvalSpec,
-    add_attention,
-    folds_of,
-    keep_run,
+    Sources,
+    finish,
     model_seed,
+    plan_study,
     threads_for,
-    usable_bags,
 )
-from pathotune_pipeline.evaluation.metrics.calibration import fit_temperature
-from pathotune_pipeline.evaluation.metrics.survival import censoring_curve, censoring_of
-from pathotune_pipeline.evaluation.result import CrossvalResult, PredictionRow
+from pathotune_pipeline.evaluation.folds import FoldPlan
+from pathotune_pipeline.evaluation.judging import judge_model
+from pathotune_pipeline.evaluation.preflight import Asked, Findings, check_values
+from pathotune_pipeline.evaluation.result import CrossvalResult
 from pathotune_pipeline.evaluation.scoring import CLASSES
 from pathotune_pipeline.heads.task import Task, value_of
-from pathotune_pipeline.heads.train import fit_head, predict
+from pathotune_pipeline.heads.train import fit_head
 from pathotune_pipeline.provenance import package_versions
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Question:
     """A target as it is asked of a whole cohort."""
 
     name: str
@@ -50,7 +46,12 @@ class _Question:
     classes: tuple[str, ...]
     horizons: tuple[float, ...]
 
+    def asked(self, bags: Iterable[Bag]) -> Asked:
+        """What bags say of it."""
+        return Asked(self.name, self.kind, self.classes, _values(self.name, bags))
+
     def coding(self, train: Sequence[Bag], *, balanced: bool) -> TargetCoding:
+        """Its coding, measured on those bags."""
         return fit_coding(
             self.name,
             self.spec,
@@ -68,6 +69,7 @@ def crossval_targets(
     spec: CrossvalSpec,
     *,
     feature_set: str = "",
+    sources: Sources = NO_SOURCES,
     on_progress: Callable[[CrossvalProgress], None] | None = None,
 ) -> dict[str, CrossvalResult]:
     """Train one head for all targets with each seed and fold, and score each target by its kind.
@@ -82,6 +84,7 @@ def crossval_targets(
         targets: name -> its Spec, at least one.
         spec: head, training, folds, seeds.
         feature_set: recorded with results and models.
+        sources: sites, an external test set, a split of the caller's own.
         on_progress: told of each trained model.
 
     Returns:
@@ -89,40 +92,29 @@ def crossval_targets(
 
     Raises:
         UsageError: two bags have one id, dimensions differ, features are not finite, or the settings do not fit.
-        ManifestError: a value is not of its target's kind, or there are too few.
-        PathotuneError: a loss is not finite.
+        ManifestError: what would spoil the study: a value that is not of its target's kind, too few patients or events.
+        PathotuneError: a patient is in two parts, or a loss is not finite.
     """
-    spec.train_spec()
-    if not targets:
-        raise UsageError("A cross-validation needs a target; none was given.")
-    usable, notes = usable_bags(bags)
-    usable = {name: bag for name, bag in usable.items() if any(value_of(bag, each) is not None for each in targets)}
-    groups = {name: bag.group for name, bag in usable.items()}
-    if spec.shuffle_labels:
-        usable = _shuffled(usable, seed=spec.seed0)
-        notes.append("Labels were permuted among patients: this run shows what chance scores.")
-    questions = [_question(name, each, list(usable.values())) for name, each in targets.items()]
-    balanced = spec.class_weights == "balanced"
-    if balanced and not any(question.kind in CLASSES for question in questions):
-        raise UsageError(
-            f"class_weights is balanced, and {questions[0].name!r} is {questions[0].kind}: no class to weigh."
-        )
+    prepared = prepare_targets(bags, targets, spec, sources)
+    cohort, plan, questions = prepared.cohort, prepared.plan, prepared.questions
     results = {
         question.name: CrossvalResult(
             settings=spec.model_dump(mode="json"),
             classes=output_columns(question.kind, question.classes, question.horizons),
             feature_set=feature_set,
             versions=package_versions(),
-            notes=list(notes),
+            notes=list(plan.notes),
             kind=question.kind,
             horizons=question.horizons,
         )
         for question in questions
     }
-    attention: dict[str, Any] = {}
-    with cpu_threads(threads_for(usable.values())):
-        for done, (seed, fold) in enumerate(folds_of(spec, _strata(questions[0], usable, groups, spec), groups), 1):
-            train, val, test = ([usable[each] for each in ids] for ids in fold.parts().values())
+    if spec.unit == "fuse":
+        cohort, plan = cohort.fused(plan)
+    balanced = spec.class_weights == "balanced"
+    with cpu_threads(threads_for(cohort.bags.values())):
+        for done, (seed, fold) in enumerate(plan, 1):
+            train, val, _ = cohort.parts(fold)
             task = Task(tuple(question.coding(train, balanced=balanced) for question in questions))
             trained = fit_head(
                 train,
@@ -131,39 +123,102 @@ def crossval_targets(
                 spec=spec.fit_spec(model_seed(seed, fold.index)),
                 feature_set=feature_set,
             )
-            said, on_val = predict(trained, test), task.split(predict(trained, val).probs)
-            by_target = task.split(said.probs)
-            add_attention(attention, said.attention, test)
-            for question in questions:
-                result = results[question.name]
-                _keep_predictions(result, question, test, by_target[question.name], at=(seed, fold.index))
-                if question.kind in SURVIVAL:
-                    _keep_censoring(result, question, train, test, seed=seed)
-                heat = _temperature(question, val, on_val[question.name])
-                keep_run(result, trained, seed=seed, fold=fold, temperature=heat)
+            judge_model(results, trained, cohort, seed=seed, fold=fold)
             if on_progress:
-                total = spec.folds * spec.seeds
-                on_progress(CrossvalProgress(done, total, seed, fold.index, len(trained.history)))
-    for result in results.values():
-        result.attention = {slide: (total / spec.seeds).astype(np.float32) for slide, total in attention.items()}
-        result.summarise(draws=spec.bootstrap, seed=spec.seed0)
+                on_progress(CrossvalProgress(done, len(plan), seed, fold.index, len(trained.history)))
+    finish(list(results.values()), spec, cohort, plan)
     return results
 
 
-def _question(name: str, spec: TargetSpec, bags: Sequence[Bag]) -> _Question:
-    values = _known(name, bags)
+@dataclass(frozen=True, slots=True)
+class PreparedTargets:
+    """A study of several targets in which nothing was found that would spoil it.
+
+    Attributes:
+        cohort: not fused.
+        plan: seeds and folds, and all notes so far.
+        questions: one for each target.
+    """
+
+    cohort: Cohort
+    plan: FoldPlan
+    questions: Sequence[Question]
+
+
+def prepare_targets(
+    bags: Mapping[str, Bag] | Sequence[Bag],
+    targets: Mapping[str, TargetSpec],
+    spec: CrossvalSpec,
+    sources: Sources = NO_SOURCES,
+) -> PreparedTargets:
+    """All of `crossval_targets` that comes before training; the bags' features are looked at, and not used.
+
+    Args:
+        bags: as for `crossval_targets`.
+        targets: likewise.
+        spec: of the study.
+        sources: what the spec does not hold.
+
+    Raises:
+        UsageError: as `crossval_targets`.
+        ManifestError: as `crossval_targets`.
+        PathotuneError: a patient is in two parts.
+    """
+    spec.train_spec()
+    if not targets:
+        raise UsageError("A cross-validation needs a target; none was given.")
+    cohort, notes = gather_cohort(bags, sources.external, targets=list(targets), unit=spec.unit)
+    if spec.shuffle_labels:
+        cohort = relabelled(cohort, _shuffled(cohort.bags, seed=spec.seed0))
+        notes.append(SHUFFLED)
+    questions = _questions(targets, cohort)
+    if spec.class_weights == "balanced" and not any(question.kind in CLASSES for question in questions):
+        raise UsageError(
+            f"class_weights is balanced, and {questions[0].name!r} is {questions[0].kind}: no class to weigh."
+        )
+    plan = plan_study(
+        spec,
+        cohort,
+        [question.asked(cohort.bags.values()) for question in questions],
+        _strata(questions[0], cohort.bags, cohort.groups, spec),
+        external=[question.asked(cohort.external).values for question in questions],
+        sources=sources,
+    )
+    return PreparedTargets(cohort, FoldPlan(plan.folds, (*notes, *plan.notes)), questions)
+
+
+def _questions(targets: Mapping[str, TargetSpec], cohort: Cohort) -> list[Question]:
+    """The targets as they are asked of the cohort.
+
+    Raises:
+        ManifestError: some cannot be; one message says all of it.
+    """
+    findings, found = Findings(), []
+    bags = list(cohort.bags.values())
+    for name, spec in targets.items():
+        before = len(findings.troubles)
+        if spec.kind in (*SURVIVAL, "regression"):
+            check_values(Asked(name, spec.kind, (), _values(name, bags)), findings)
+        if len(findings.troubles) == before:
+            findings.attempt(lambda name=name, spec=spec: found.append(_question(name, spec, bags)))
+    findings.settle()
+    return found
+
+
+def _question(name: str, spec: TargetSpec, bags: Sequence[Bag]) -> Question:
+    values = list(_values(name, bags).values())
     if not values:
         raise ManifestError(f"Target {name!r}: no slide has a value. Look at the label table.")
     kind, classes = resolve(spec, values)
-    return _Question(name, spec, kind, classes, pick_horizons(spec, values) if kind in SURVIVAL else ())
+    return Question(name, spec, kind, classes, pick_horizons(spec, values) if kind in SURVIVAL else ())
 
 
-def _known(name: str, bags: Sequence[Bag]) -> list[Value]:
-    return [value for bag in bags if (value := value_of(bag, name)) is not None]
+def _values(name: str, bags: Iterable[Bag]) -> dict[str, str]:
+    return {bag.bag_id: str(value) for bag in bags if (value := value_of(bag, name)) is not None}
 
 
 def _strata(
-    question: _Question, bags: Mapping[str, Bag], groups: Mapping[str, str], spec: CrossvalSpec
+    question: Question, bags: Mapping[str, Bag], groups: Mapping[str, str], spec: CrossvalSpec
 ) -> dict[str, str]:
     """What folds are stratified by; where it is no class, a stratum of too few patients joins the largest."""
     values = {name: value_of(bag, question.name) for name, bag in bags.items()}
@@ -181,7 +236,7 @@ def _strata(
     return {name: str(order[groups[name]] % 2) for name in merged}
 
 
-def _stratum(question: _Question, value: Value, values: Mapping[str, Value | None]) -> str:
+def _stratum(question: Question, value: Value, values: Mapping[str, Value | None]) -> str:
     if question.kind in SURVIVAL:
         return str(read_survival(str(value))[1])
     if question.kind == "regression":
@@ -193,36 +248,7 @@ def _stratum(question: _Question, value: Value, values: Mapping[str, Value | Non
     return str(value)
 
 
-def _keep_predictions(
-    result: CrossvalResult, question: _Question, test: Sequence[Bag], values: np.ndarray, *, at: tuple[int, int]
-) -> None:
-    for bag, row in zip(test, values, strict=True):
-        label = value_of(bag, question.name)
-        if label is not None:
-            result.predictions.append(PredictionRow(bag.bag_id, bag.group, str(label), *at, tuple(row.tolist())))
-
-
-def _keep_censoring(
-    result: CrossvalResult, question: _Question, train: Sequence[Bag], test: Sequence[Bag], *, seed: int
-) -> None:
-    pairs = np.array([read_survival(str(value)) for value in _known(question.name, train)], np.float64)
-    curve = censoring_curve(pairs[:, 0], pairs[:, 1] > 0)
-    for bag in test:
-        value = value_of(bag, question.name)
-        if value is not None:
-            left = censoring_of(curve, np.array([read_survival(str(value))[0]]), np.array(question.horizons))
-            result.censoring[seed, bag.bag_id] = np.concatenate([left.own, left.at[0]])
-
-
-def _temperature(question: _Question, val: Sequence[Bag], probs: np.ndarray) -> float | None:
-    known = [place for place, bag in enumerate(val) if value_of(bag, question.name) is not None]
-    if question.kind not in CLASSES or not known:
-        return None
-    truth = [question.classes.index(str(value_of(val[place], question.name))) for place in known]
-    return fit_temperature(np.array(truth), probs[known])
-
-
-def _shuffled(bags: Mapping[str, Bag], *, seed: int) -> dict[str, Bag]:
+def _shuffled(bags: Mapping[str, Bag], *, seed: int) -> dict[str, Any]:
     """Targets permuted among patients; all slides of a patient get those of the other's first slide."""
     first: dict[str, Bag] = {}
     for _, bag in sorted(bags.items()):
@@ -230,4 +256,4 @@ def _shuffled(bags: Mapping[str, Bag], *, seed: int) -> dict[str, Bag]:
     patients = sorted(first)
     order = np.random.default_rng([seed, 0x5F]).permutation(len(patients))
     drawn = {patient: first[patients[i]].target for patient, i in zip(patients, order, strict=True)}
-    return {name: replace(bag, target=drawn[bag.group]) for name, bag in bags.items()}
+    return {name: drawn[bag.group] for name, bag in bags.items()}

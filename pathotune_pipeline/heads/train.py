@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +116,7 @@ class TrainedHead:
         best_epoch: from 0.
         initial: what it began with, where that was not chance.
         task: what the logits mean, where they are not those of one class for each slide.
+        last: the same with the weights after the last epoch, where those are others.
     """
 
     model: HeadModel
@@ -125,6 +127,7 @@ class TrainedHead:
     best_epoch: int = 0
     initial: Initial | None = None
     task: Task | None = None
+    last: TrainedHead | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,21 +223,28 @@ def fit_head(
     result: FitResult = fit(
         learner, batches, train_spec, validate=validation_loss if val_bags else None, on_epoch=on_epoch
     )
-    learner.load_state_dict(result.best_state)
-    model.eval()
-    if task:
+
+    def finished(state: dict[str, Tensor], epoch: int) -> TrainedHead:
+        learner.load_state_dict(state)
+        model.eval()
         with torch.no_grad():
-            task = task.with_baselines(*answers(train_bags))
-    return TrainedHead(
-        model,
-        spec.with_values(train={**spec.train, "seed": train_spec.seed}),
-        tuple(classes),
-        feature_set,
-        result.history,
-        result.best_epoch,
-        initial=initial,
-        task=task,
-    )
+            known = task.with_baselines(*answers(train_bags)) if task else None
+        return TrainedHead(
+            model,
+            spec.with_values(train={**spec.train, "seed": train_spec.seed}),
+            tuple(classes),
+            feature_set,
+            result.history,
+            epoch,
+            initial=initial,
+            task=known,
+        )
+
+    last = None
+    if result.best_epoch < len(result.history) - 1:
+        last = finished(result.last_state, len(result.history) - 1)
+        last = replace(last, model=copy.deepcopy(last.model))
+    return replace(finished(result.best_state, result.best_epoch), last=last)
 
 
 def batch_size(spec: HeadFitSpec, task: Task | None) -> int:

@@ -102,7 +102,7 @@ def test_cuts_scales_and_censoring_come_from_the_training_part():
         curve = censoring_curve(train[:, 0], train[:, 1] > 0)
         for slide in parts["test"]:
             expected = [float(curve.at(by_id[slide][0], before=True)), *curve.at(np.array(result.horizons))]
-            assert result.censoring[0, slide] == pytest.approx(expected)
+            assert result.censoring[0, fold, slide] == pytest.approx(expected)
     assert len(set(cuts)) == 3
     numbers = crossval_targets(BAGS["regression"], {"y": TargetSpec(kind="regression")}, spec(train={"epochs": 1}))["y"]
     values = {bag.bag_id: float(bag.target) for bag in BAGS["regression"]}
@@ -147,7 +147,10 @@ def test_two_models_of_one_target_are_compared():
     good = crossval_targets(BAGS["survival-cox"], targets, spec())["y"]
     null = crossval_targets(BAGS["survival-cox"], targets, spec(shuffle_labels=True))["y"]
     truthful = [replace(row, label=truth_of(good, row.slide_id)) for row in null.predictions]
-    mixed = replace(null, predictions=truthful, censoring=good.censoring)
+    left = {slide: value for (_, _, slide), value in good.censoring.items()}
+    mixed = replace(
+        null, predictions=truthful, censoring={(r.seed, r.fold, r.slide_id): left[r.slide_id] for r in truthful}
+    )
     for name in ("c_index", "c_index_ipcw", "auc_t", "integrated_brier"):
         found = compare_results(good, mixed, name, draws=1000)
         assert found.value_a == pytest.approx(good.scores[name]["value"]), name

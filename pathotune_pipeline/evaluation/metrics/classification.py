@@ -132,6 +132,17 @@ def weighted_accuracy(targets: np.ndarray, probs: np.ndarray, weights: np.ndarra
     return ratio(weights[:, right].sum(axis=1), weights.sum(axis=1))
 
 
+def weighted_share(right: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The share of some slides that is right, for many weightings at once, [R] float64; NaN where none of them counts.
+
+    Args:
+        right: [N] bool.
+        among: [N] bool, which slides are meant.
+        weights: [R, N] float: how often each slide counts.
+    """
+    return ratio(weights @ (right & among).astype(np.float64), weights @ among.astype(np.float64))
+
+
 def weighted_average_precision(targets: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`average_precision` for many weightings at once, [R] float64; arguments as for `weighted_auroc`."""
     judged = _judged(probs.shape[1])
