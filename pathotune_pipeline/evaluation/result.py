@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from pathotune_pipeline.errors import CorruptDataError, UsageError
+from pathotune_pipeline.evaluation.bands import bands_of
 from pathotune_pipeline.evaluation.intervals import bootstrap_scores
 from pathotune_pipeline.evaluation.metrics import roc_points, scale_by_temperature
 from pathotune_pipeline.evaluation.metrics.survival import Censoring
@@ -98,8 +99,8 @@ class CrossvalResult:
         roc: class -> {"fpr", "tpr"} of the mean probability over seeds.
         kind: of the target.
         horizons: times at which survival is predicted.
-        curves: reliability of classes; of survival scores by time, Kaplan-Meier curves of the halves of lower and
-            higher risk, and their log-rank test.
+        curves: reliability of classes, and bands of their ROC and precision-recall curves; of survival scores by time,
+            Kaplan-Meier curves of the halves of lower and higher risk, and their log-rank test.
         censoring: (seed, slide id) -> [1 + T] float64, probability of being uncensored just before the slide's own
             time and at each horizon, from the training part; not on disk.
     """
@@ -173,6 +174,8 @@ class CrossvalResult:
         if self.kind in CLASSES:
             self.roc = roc_points(sample.truth(), sample.values, self.classes)
         self.curves = curves_of(sample)
+        if bands := bands_of(sample, groups=groups, draws=draws, seed=seed):
+            self.curves["bands"] = bands
         for each_seed in sorted({row.seed for row in self.predictions}):
             of_seed = [row for row in self.predictions if row.seed == each_seed]
             self.per_seed.append({"seed": each_seed, **self._plain(of_seed)})
