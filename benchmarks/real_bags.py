@@ -216,9 +216,9 @@ class SlideTable:
     """Camelyon16 as a table.
 
     Attributes:
-        train: [N, 31] float64, features of the training slides.
+        train: [N, 30] float64, features of the training slides.
         train_labels: [N] int64.
-        test: [129, 31] float64.
+        test: [129, 30] float64.
         truth: [129] int64, the published truth.
         names: of the 129 test slides.
         published: name of a prediction -> [129] float64.
