@@ -26,6 +26,7 @@ from pathotune_pipeline.reports.figures.scores import ForestRow, folds_figure, f
 from pathotune_pipeline.reports.models import ModelView
 from pathotune_pipeline.reports.pictures import HeatPicture, Picture
 from pathotune_pipeline.reports.predictions import Prediction, confusion
+from pathotune_pipeline.reports.views import Score
 from pathotune_pipeline.version import VERSION
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -90,13 +91,9 @@ class ModelPanel:
     def bar(self) -> Markup:
         return colour_bar(f"heat-{id(self.view)}")
 
-    def told(self, title: str) -> str:
-        """A score with its interval in one line, by its title."""
-        for score in self.view.scores:
-            if score.title == title:
-                interval = f" ({_score(score.low)} to {_score(score.high)})" if score.low is not None else ""
-                return f"{_score(score.value)}{interval}"
-        return "–"
+    def score(self, title: str) -> Score:
+        """A score by its title; without a value where the model has no such score."""
+        return next((score for score in self.view.scores if score.title == title), Score(title, None))
 
 
 @dataclass(frozen=True, slots=True)
