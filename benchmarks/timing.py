@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def row(bench: str, case: str, value: float, unit: str, ratios: Mapping[str, float] | None = None) -> None:
-    """Print one row."""
+def row(
+    bench: str, case: str, value: float, unit: str, ratios: Mapping[str, float] | None = None, **more: float
+) -> None:
+    """Print one row; `more` are further numbers of it."""
     plain = {name: round(ratio, 3) for name, ratio in (ratios or {}).items()}
-    print(
-        json.dumps({"bench": bench, "case": case, "value": round(value, 4), "unit": unit, "ratios": plain}), flush=True
-    )
+    told = {"bench": bench, "case": case, "value": round(value, 4), "unit": unit, "ratios": plain}
+    print(json.dumps({**told, **{name: round(number, 4) for name, number in more.items()}}), flush=True)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pathotune_pipeline.errors import CorruptDataError, UsageError
+from pathotune_pipeline.evaluation.bands import bands_of
 from pathotune_pipeline.evaluation.metrics import roc_points
 from pathotune_pipeline.evaluation.pooling import FoldRun, Pool, PredictionRow
 from pathotune_pipeline.evaluation.scoring import CLASSES, Sample, curves_of, score_table, scorers
@@ -73,8 +74,8 @@ class CrossvalResult:
         roc: class -> {"fpr", "tpr"} of the mean probability over seeds.
         kind: of the target.
         horizons: times at which survival is predicted.
-        curves: reliability of classes; of survival scores by time, Kaplan-Meier curves of the halves of lower and
-            higher risk, and their log-rank test.
+        curves: reliability of classes, and bands of their ROC and precision-recall curves; of survival scores by time,
+            Kaplan-Meier curves of the halves of lower and higher risk, and their log-rank test.
         censoring: (seed, fold, slide id) -> [1 + T] float64, probability of being uncensored just before the slide's
             own time and at each horizon, from the training part; not on disk.
         predictions_last: as `predictions`, of the weights after each model's last epoch.
@@ -172,7 +173,10 @@ class CrossvalResult:
         block["scores"] = score_table(sample, groups=groups, draws=draws, seed=seed)
         if self.kind in CLASSES:
             block["roc"] = roc_points(sample.truth(), sample.values, self.classes)
-        return block | {"curves": curves_of(sample)}
+        block["curves"] = curves_of(sample)
+        if bands := bands_of(sample, groups=groups, draws=draws, seed=seed):
+            block["curves"]["bands"] = bands
+        return block
 
     def _plain(self, rows: Sequence[PredictionRow]) -> dict[str, Any]:
         sample = self.sample(rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,20 @@ import jinja2
 from markupsafe import Markup
 
 from pathotune_pipeline.reports.collect import StoreView
-from pathotune_pipeline.reports.figures import colour_bar, folds_figure, roc_figure
-from pathotune_pipeline.reports.models import ModelView, Prediction
+from pathotune_pipeline.reports.figures.canvas import Figure
+from pathotune_pipeline.reports.figures.classes import (
+    confusion_figure,
+    precision_recall_figure,
+    reliability_figure,
+    roc_figure,
+)
+from pathotune_pipeline.reports.figures.heat import colour_bar
+from pathotune_pipeline.reports.figures.outcomes import scatter_figure, survival_figure
+from pathotune_pipeline.reports.figures.scores import ForestRow, folds_figure, forest_figure
+from pathotune_pipeline.reports.models import ModelView
 from pathotune_pipeline.reports.pictures import HeatPicture, Picture
+from pathotune_pipeline.reports.predictions import Prediction, confusion
+from pathotune_pipeline.reports.views import Score
 from pathotune_pipeline.version import VERSION
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,12 +58,29 @@ class ModelPanel:
     heats: list[Heat] = field(default_factory=list)
 
     @property
-    def roc(self) -> Markup | None:
-        return roc_figure(self.view.curves, self.view.scores) if self.view.curves else None
+    def figures(self) -> list[Figure]:
+        """The pictures of its kind of target, each where its data are known."""
+        view, found = self.view, []
+        if view.curves:
+            found.append(roc_figure(view.curves, view.scores, view.bands))
+        if view.bands:
+            found.append(precision_recall_figure(view.bands, view.scores))
+        if view.reliability:
+            found.append(reliability_figure(view.reliability, view.slides))
+        if view.predictions:
+            counts = confusion(view.predictions.values(), view.classes)
+            found.append(confusion_figure(view.classes, counts, patients=view.cases))
+        if view.survival:
+            found.append(survival_figure(view.survival, view.target))
+        if view.numbers:
+            truth = [float(each.label) for each in view.numbers]
+            said = [float(each.values[0]) for each in view.numbers]
+            found.append(scatter_figure(truth, said, target=view.target, scores=view.scores))
+        return [each for each in found if each is not None]
 
     @property
     def folds(self) -> Markup:
-        return folds_figure(self.view.folds, self.view.scores)
+        return folds_figure(self.view.folds, self.view.scores, self.view.fold_titles)
 
     @property
     def fold_slides(self) -> bool:
@@ -62,13 +91,26 @@ class ModelPanel:
     def bar(self) -> Markup:
         return colour_bar(f"heat-{id(self.view)}")
 
-    def told(self, title: str) -> str:
-        """A score with its interval in one line, by its title."""
-        for score in self.view.scores:
-            if score.title == title:
-                interval = f" ({_score(score.low)} to {_score(score.high)})" if score.low is not None else ""
-                return f"{_score(score.value)}{interval}"
-        return "–"
+    def score(self, title: str) -> Score:
+        """A score by its title; without a value where the model has no such score."""
+        return next((score for score in self.view.scores if score.title == title), Score(title, None))
+
+
+@dataclass(frozen=True, slots=True)
+class TargetGroup:
+    """The models of one target, side by side.
+
+    Attributes:
+        target: column of the label table.
+        models: numbers and panels, in the order of the page.
+        titles: of every score that one of them has.
+        forest: their headline scores with intervals; None of one model.
+    """
+
+    target: str
+    models: list[tuple[int, ModelPanel]]
+    titles: list[str]
+    forest: Figure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +133,6 @@ def render(view: StoreView, models: list[ModelPanel], pictures: Mapping[str, Pic
     """
     environment = _environment()
     style, script = _asset("style.css"), _asset("script.js")
-    titles = [score.title for model in models for score in model.view.scores]
     own = [run for run in view.runs if run.features == view.features]
     return environment.get_template("report.html.j2").render(
         view=view,
@@ -103,7 +144,7 @@ def render(view: StoreView, models: list[ModelPanel], pictures: Mapping[str, Pic
         failed=view.of_status("failed"),
         empty=view.of_status("empty"),
         unfinished=bool(own) and not own[0].finished,
-        score_titles=list(dict.fromkeys(titles)),
+        groups=_groups(models),
         page_rows=PAGE_ROWS if len(view.slides) > MANY_SLIDES else 0,
         style=Markup(style),
         script=Markup(script),
@@ -135,6 +176,37 @@ def _asset(name: str) -> str:
 def _csp_hash(text: str) -> str:
     """What a Content-Security-Policy allows this one text by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _groups(models: Sequence[ModelPanel]) -> list[TargetGroup]:
+    """Models by target and headline score, where there are several models."""
+    if len(models) < 2:
+        return []
+    by_target: dict[tuple[str, str], list[tuple[int, ModelPanel]]] = {}
+    for index, model in enumerate(models, 1):
+        headline = model.view.scores[0].title if model.view.scores else ""
+        by_target.setdefault((model.view.target, headline), []).append((index, model))
+    groups = []
+    for (target, headline), members in by_target.items():
+        titles = dict.fromkeys(score.title for _, model in members for score in model.view.scores)
+        forest = forest_figure(_forest_rows([model.view for _, model in members], headline))
+        groups.append(TargetGroup(target, members, list(titles), forest if len(members) > 1 else None))
+    return groups
+
+
+def _forest_rows(views: Sequence[ModelView], headline: str) -> list[ForestRow]:
+    """Heads by encoder, both in the order in which they were given."""
+    pairs = Counter((view.encoder, view.head) for view in views)
+    order = {name: index for index, name in enumerate(dict.fromkeys(view.encoder for view in views))}
+    rows = []
+    for view in sorted(views, key=lambda view: order[view.encoder]):
+        name = view.head or view.name
+        if view.head and pairs[view.encoder, view.head] > 1:
+            name = f"{view.head}, {view.name}"
+        score = next((score for score in view.scores if score.title == headline), None)
+        if score is not None:
+            rows.append(ForestRow(view.encoder or "features of no name", name, score))
+    return rows
 
 
 def _facts(view: StoreView) -> list[Fact]:

@@ -9,8 +9,9 @@ from pathotune_pipeline.errors import CorruptDataError, UsageError
 from pathotune_pipeline.provenance import now
 from pathotune_pipeline.reports.collect import SlideRow, StoreView, choose_set, collect
 from pathotune_pipeline.reports.html import MANY_SLIDES, Heat, ModelPanel, render
-from pathotune_pipeline.reports.models import Attention, ModelView, pick_slides, read_model
+from pathotune_pipeline.reports.models import ModelView, model_folders, read_model
 from pathotune_pipeline.reports.pictures import Picture, heat_picture, overview_picture
+from pathotune_pipeline.reports.predictions import Attention, pick_slides
 from pathotune_pipeline.store.files import replace_file
 from pathotune_pipeline.store.runs import read_runs
 from pathotune_pipeline.store.store import FeatureStore, open_store
@@ -19,6 +20,9 @@ PAGE = "report.html"
 PICTURE_PX, PICTURE_BYTES = 320, 12_000
 SMALL_PICTURE_PX, SMALL_PICTURE_BYTES = 144, 4_000
 """Pictures of the slide table where it has over MANY_SLIDES rows."""
+TINY_PICTURE_PX = 80
+ALL_PICTURE_BYTES, LEAST_PICTURE_BYTES = 16_000_000, 1_000
+"""Of all pictures of the slide table together, so that the page can be opened; where each would have less, it has none."""
 
 
 def write_report(
@@ -29,7 +33,7 @@ def write_report(
     Args:
         store: the store's folder.
         out: folder for the page; made if it is new. An older page there is replaced whole.
-        models: folders that `pathotune crossval` wrote.
+        models: folders that `pathotune crossval` wrote; of several targets the folder above theirs will do.
         features: the feature set to show, in full or its beginning; None takes the only one, else the first model's,
             else the newest.
 
@@ -41,7 +45,7 @@ def write_report(
     """
     folder = _writable(Path(out))
     opened = open_store(store)
-    views = [read_model(Path(model)) for model in models]
+    views = [read_model(folder) for model in models for folder in model_folders(Path(model))]
     chosen = choose_set(opened, read_runs(opened.runs), asked=features, of_models=[view.features for view in views])
     view = collect(opened, chosen)
     panels = [_panel(opened, view, model) for model in views]
@@ -76,6 +80,12 @@ def _cannot_write(out: Path, error: OSError) -> UsageError:
 def _pictures(store: FeatureStore, view: StoreView) -> dict[str, Picture]:
     many = len(view.slides) > MANY_SLIDES
     long_side, most = (SMALL_PICTURE_PX, SMALL_PICTURE_BYTES) if many else (PICTURE_PX, PICTURE_BYTES)
+    room = ALL_PICTURE_BYTES // max(len(view.slides), 1)
+    if room < most:
+        long_side, most = TINY_PICTURE_PX, room
+    if most < LEAST_PICTURE_BYTES:
+        view.warnings.append(f"{len(view.slides)} slides are too many for pictures on one page; none is shown.")
+        return {}
     made = ((row.slide_id, overview_picture(store, row, long_side=long_side, max_bytes=most)) for row in view.slides)
     return {slide_id: picture for slide_id, picture in made if picture is not None}
 

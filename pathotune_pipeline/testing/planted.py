@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,30 @@ def planted_auroc(store: Path, model: Path, truth: Path) -> PlantedScore | None:
         return None
     boxes = {encode_id(name): _corners(facts["planted"]) for name, facts in json.loads(truth.read_text()).items()}
     opened = open_store(store)
-    scores, shares = [], []
-    for slide_id, record in opened.records(opened.find_set(result.feature_set)).items():
-        planted, attention = boxes.get(slide_id), result.attention.get(slide_id)
-        if planted is None or attention is None or not len(planted):
-            continue
-        hit = _is_planted(opened, record, planted)
-        if 0 < hit.sum() < len(hit):
-            scores.append(float(roc_auc_score(hit, attention)))
-            shares.append(float(hit.mean()))
+    hits = {
+        slide_id: _is_planted(opened, record, planted)
+        for slide_id, record in opened.records(opened.find_set(result.feature_set)).items()
+        if (planted := boxes.get(slide_id)) is not None and len(planted)
+    }
+    scores = attention_aurocs(result.attention, hits)
     if not scores:
         return None
-    return PlantedScore(float(np.mean(scores)), min(scores), len(scores), float(np.mean(shares)))
+    share = float(np.mean([hits[slide_id].mean() for slide_id in scores]))
+    return PlantedScore(float(np.mean(list(scores.values()))), min(scores.values()), len(scores), share)
+
+
+def attention_aurocs(attention: Mapping[str, np.ndarray], hits: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How well attention separates the tiles that matter from the others: AUROC over the tiles of each bag.
+
+    Args:
+        attention: bag id -> [N] float.
+        hits: bag id -> [N] bool, which tiles matter; bags with all or none of them are passed over.
+    """
+    return {
+        name: float(roc_auc_score(hit, attention[name]))
+        for name, hit in hits.items()
+        if name in attention and 0 < hit.sum() < len(hit)
+    }
 
 
 def _corners(boxes: list[list[float]]) -> np.ndarray:

@@ -298,3 +298,66 @@ def labels() -> dict[str, str]:
 @pytest.fixture
 def model(tmp_path: Path, store: FeatureStore, labels: dict[str, str]) -> Path:
     return build_model(tmp_path / "model <i>", store, labels)
+
+
+KINDS = ("binary", "multiclass", "ordinal", "multilabel", "regression", "survival-cox")
+HORIZONS = (12.0, 36.0, 60.0)
+_NAMES = {
+    "binary": ("wild type", "mutated"),
+    "multiclass": ("LUAD", "LUSC <small>", "SCLC & others of neuroendocrine kind", "normal"),
+    "ordinal": ("G1", "G2", "G3"),
+    "multilabel": ("ER", "HER2"),
+    "regression": ("predicted",),
+    "survival-cox": ("risk", *(f"survival_at_{time:g}" for time in HORIZONS)),
+}
+
+
+def build_result(
+    folder: Path, kind: str, *, slides: int = 120, seeds: int = 2, skill: float = 1.5, head: str = "abmil"
+) -> Path:
+    """A result of any kind, of predictions drawn by hand: scored, summarised and written by the evaluation."""
+    from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, write_result
+
+    rng = np.random.default_rng([len(kind), slides])
+    names, rows = _NAMES[kind], []
+    for index in range(slides):
+        label, probs = _drawn(rng, kind, names, index, skill=skill)
+        for seed in range(seeds):
+            noisy = probs(rng)
+            rows.append(PredictionRow(f"s{index:04}", f"p{index // 2}", label, seed, index % 5, tuple(noisy.tolist())))
+    heat = 1.6 if kind in ("binary", "multiclass") else None
+    result = CrossvalResult(
+        settings={"head": head, "folds": 5, "seeds": seeds},
+        classes=names,
+        kind=kind,
+        horizons=HORIZONS if kind.startswith("survival") else (),
+        predictions=rows,
+        runs=[FoldRun(seed, fold, 5, 20, heat) for seed in range(seeds) for fold in range(5)],
+        context={"features": str(FEATURES).removeprefix("features-"), "target": f"{kind} <t>", "slides": slides},
+    )
+    result.summarise(draws=1000, seed=0)
+    return write_result(result, folder)
+
+
+def _drawn(rng: np.random.Generator, kind: str, names: tuple[str, ...], index: int, *, skill: float) -> tuple[str, Any]:
+    """A label, and what draws a prediction that knows something of it."""
+    if kind in ("binary", "multiclass", "ordinal"):
+        chosen = index % len(names) if kind != "binary" else int(index % 3 == 0)
+
+        def classes(rng: np.random.Generator) -> np.ndarray:
+            logits = rng.normal(size=len(names)) + skill * np.eye(len(names))[chosen]
+            return np.exp(2 * logits) / np.exp(2 * logits).sum()
+
+        return names[chosen], classes
+    if kind == "multilabel":
+        has = np.array([index % 2, index % 3 == 0], float)
+        label = ";".join(name for name, one in zip(names, has, strict=True) if one) or "-"
+        return label, lambda rng: 1 / (1 + np.exp(-(skill * (2 * has - 1) + rng.normal(size=2))))
+    if kind == "regression":
+        value = float(rng.normal(50, 20))
+        return f"{value:.4g}", lambda rng: np.array([50 + 0.6 * (value - 50) + rng.normal(0, 8)])
+    risk = rng.normal()
+    time = float(rng.exponential(40 * np.exp(-0.8 * risk)))
+    seen = time < 70
+    survival = [np.exp(-h / 40 * np.exp(0.6 * risk)) for h in HORIZONS]
+    return f"{min(time, 70):.2f}{'' if seen else '+'}", lambda rng: np.array([risk + rng.normal(0, 0.3), *survival])

@@ -9,8 +9,8 @@ import pytest
 from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.geometry import Size
 from pathotune_pipeline.reports import overlay
-from pathotune_pipeline.reports.figures import colour_bar, folds_figure, roc_figure
-from pathotune_pipeline.reports.models import Curve, FoldScore, Prediction, Score, pick_slides
+from pathotune_pipeline.reports.figures.heat import colour_bar
+from pathotune_pipeline.reports.predictions import Prediction, pick_slides
 
 FRAME = overlay.Frame(Size(4000, 2000), Size(400, 200))
 
@@ -103,27 +103,6 @@ def test_a_thumbnail_that_is_none() -> None:
     for data in (np.zeros(0, np.uint8), np.zeros(50, np.uint8)):
         with pytest.raises(CorruptDataError, match="no JPEG"):
             overlay.decode_thumbnail(data)
-
-
-def test_roc_figure() -> None:
-    curve = Curve("pos", [0.0, 0.0, 1.0], [0.0, 1.0, 1.0])
-    one = roc_figure([curve], [Score("AUROC", 1.0)])
-    assert "AUROC 1.000" in one
-    assert 'points="54,280 54,10 324,10"' in one
-    several = roc_figure([curve, Curve('<script>"', [0.0, 1.0], [0.0, 1.0])], [])
-    assert several.count("<polyline") == 2
-    assert "<script>" not in several
-    long = Curve("", np.linspace(0, 1, 9000).tolist(), np.linspace(0, 1, 9000).tolist())
-    assert len(roc_figure([long], [])) < 12_000
-
-
-def test_folds_figure() -> None:
-    folds = [FoldScore(0, fold, 3, value, None) for fold, value in enumerate((0.9, None, 0.31))]
-    figure = folds_figure(folds, [Score("AUROC", 0.7, 0.5, 0.8), Score("Balanced accuracy", None)])
-    assert "fold 3" in figure
-    assert ">0.4<" in figure
-    assert ">1.0<" in figure
-    assert folds_figure([FoldScore(0, 0, 3, None, None)], []) == ""
 
 
 def test_colour_bar_has_the_maps_colours() -> None:

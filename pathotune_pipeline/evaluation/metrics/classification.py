@@ -179,21 +179,21 @@ def area_of_ranking(positive: np.ndarray, scores: np.ndarray, weights: np.ndarra
         scores: [N] float.
         weights: [R, N] float.
     """
-    up, down = _by_score(positive, scores, weights)
+    up, down = sides_by_score(positive, scores, weights)
     below = np.cumsum(down, axis=1) - 0.5 * down
     return ratio((up * below).sum(axis=1), up.sum(axis=1) * down.sum(axis=1))
 
 
 def precision_of_ranking(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Average precision, [R] float64; NaN where one side has no weight; arguments as for `area_of_ranking`."""
-    up, down = (each[:, ::-1] for each in _by_score(positive, scores, weights))  # highest score first
+    up, down = (each[:, ::-1] for each in sides_by_score(positive, scores, weights))  # highest score first
     found = np.cumsum(up, axis=1)
     precision = np.nan_to_num(ratio(found, found + np.cumsum(down, axis=1)))
     total = np.where(down.sum(axis=1) > 0, up.sum(axis=1), 0.0)
     return ratio((up * precision).sum(axis=1), total)
 
 
-def _by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sides_by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weight of positives and of negatives at each distinct score, lowest first, [R, groups] each."""
     if not len(scores):
         return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
