@@ -232,6 +232,12 @@ def finish(results: Sequence[CrossvalResult], spec: CrossvalSpec, cohort: Cohort
     means = {bag_id: (total / tested[bag_id]).astype(np.float32) for bag_id, total in results[0].attention.items()}
     attention = cohort.by_slide(means)
     for result in results:
+        bare = sum(run.threshold is None for run in result.runs)
+        if result.kind == "binary" and bare:
+            result.notes.append(
+                f"{bare} of {len(result.runs)} models have no threshold, for their validation part lacks a class: the scores "
+                "at the threshold are left out."
+            )
         result.attention = attention
         result.summarise(draws=spec.bootstrap, seed=spec.seed0)
 
