@@ -42,6 +42,10 @@ _FOLD_COLUMN = re.compile(r"fold_?(\d+)", re.IGNORECASE)
 _WHOLE_FILES = ("splits.csv", "k=all.tsv", "splits.json")
 
 
+_Told = tuple[int | None, int, str, str]
+"""Seed, fold, part and id, as a file tells them."""
+
+
 @dataclass(frozen=True, slots=True)
 class NamedFold:
     """One cut as a file tells it.
@@ -135,6 +139,7 @@ def _read_file(path: Path, number: int) -> SplitFile:
             f"{table.name}: this is no split file of a known layout. Columns found: {', '.join(table.columns)}. "
             f"Known layouts: {LAYOUTS}."
         )
+    told: list[_Told]
     if folds:
         told = [
             (None, fold, _part(row[name], table.name), row[identity])
@@ -162,7 +167,7 @@ def _read_file(path: Path, number: int) -> SplitFile:
 
 def _part_columns(table: Table, parts: Mapping[str, str], number: int) -> SplitFile:
     cells = {row[name].lower() for row in table.rows for name in parts.values()} - {""}
-    told: list[tuple[int | None, int, str, str]] = []
+    told: list[_Told] = []
     if cells and cells <= {"true", "false"}:
         identity = table.first_of((*SLIDE_COLUMNS, *CASE_COLUMNS, "id")) or table.columns[0]
         told = [
@@ -176,7 +181,7 @@ def _part_columns(table: Table, parts: Mapping[str, str], number: int) -> SplitF
     return SplitFile(table.name, _gather(told), "either")
 
 
-def _by_test_fold(table: Table, identity: str, fold_column: str) -> list[tuple[int | None, int, str, str]]:
+def _by_test_fold(table: Table, identity: str, fold_column: str) -> list[_Told]:
     own = [(row[identity], _whole(row[fold_column], table.name)) for row in table.rows if row[fold_column]]
     folds = sorted({fold for _, fold in own})
     if len(folds) < 2:
@@ -202,7 +207,7 @@ def _stamp(path: Path) -> SplitFile:
     return SplitFile(path.name, _gather(told), "patients")
 
 
-def _gather(told: Iterable[tuple[int | None, int, str, str]]) -> tuple[NamedFold, ...]:
+def _gather(told: Iterable[_Told]) -> tuple[NamedFold, ...]:
     found: dict[tuple[int | None, int], dict[str, set[str]]] = defaultdict(lambda: {part: set() for part in _WORDS})
     for seed, fold, part, name in told:
         if name:

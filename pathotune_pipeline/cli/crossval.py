@@ -5,6 +5,9 @@ Example:
   pathotune crossval ... --target grade:ordinal --out model/
   pathotune crossval ... --target os_months:survival-cox:os_event --out model/
   pathotune crossval ... --target er_status --target ki67:regression --out model/
+  pathotune crossval ... --target class --assignments folds.json --out model/     # a test case stays one, night after night
+  pathotune crossval ... --target class --splits splits/ --out model/             # of CLAM, SurvPath, Patho-Bench, STAMP
+  pathotune crossval ... --target class --site tcga --test-where cohort=external --out model/
 
 Kinds of target: binary, multiclass, multilabel, ordinal, regression, survival-discrete, survival-cox.
 """
@@ -79,33 +82,47 @@ def run(arguments: argparse.Namespace) -> int:
     said = list(dict.fromkeys(note for result in results.values() for note in [*result.notes, *notes]))
     if len(results) == 1:
         (result,) = results.values()
-        tell(result.scores, said, arguments.out, as_json=arguments.json)
+        tell(result.scores, said, arguments.out, as_json=arguments.json, beside=beside(result))
     elif arguments.json:
         scores = {name: result.scores for name, result in results.items()}
         print(json.dumps({"targets": scores, "notes": said, "out": str(arguments.out)}))
     else:
         for name, result in results.items():
             print(name)
-            tell(result.scores, [], arguments.out / name, as_json=False)
+            tell(result.scores, [], arguments.out / name, as_json=False, beside=beside(result))
         for note in said:
             print(f"note: {note}")
     return 0
 
 
-def tell(scores: dict[str, Any], notes: list[str], out: Path, *, as_json: bool) -> None:
+def beside(result: Any) -> dict[str, Any]:
+    """What is told beside the headline: scores of the last epoch's weights, and of an external test set."""
+    found = {"last": result.scores_last, "external": result.external.get("scores", {})}
+    return {name: scores for name, scores in found.items() if scores}
+
+
+def tell(
+    scores: dict[str, Any], notes: list[str], out: Path, *, as_json: bool, beside: Mapping[str, Any] | None = None
+) -> None:
     """Print the scores."""
+    more = beside or {}
     if as_json:
-        print(json.dumps({"scores": scores, "notes": notes, "out": str(out)}))
+        others = {f"scores_{name}": each for name, each in more.items()}
+        print(json.dumps({"scores": scores, **others, "notes": notes, "out": str(out)}))
         return
     for name in headlines(scores):
-        score = scores[name]
-        value = "undefined" if score["value"] is None else f"{score['value']:.3f}"
-        if score["low"] is not None:
-            value += f" [{score['low']:.3f}, {score['high']:.3f}]"
-        print(f"{name:<18} {value}")
+        print(f"{name:<18} {_value(scores[name])}")
+    for where, each in more.items():
+        name = headlines(each)[0]
+        print(f"{name + ', ' + where:<18} {_value(each[name])}")
     for note in notes:
         print(f"note: {note}")
     print(f"written to {out}")
+
+
+def _value(score: Mapping[str, Any]) -> str:
+    value = "undefined" if score["value"] is None else f"{score['value']:.3f}"
+    return value if score["low"] is None else f"{value} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
 def headlines(scores: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -65,11 +66,13 @@ class Sources:
         sites: bag id -> site, where `CrossvalSpec.site` names a column.
         external: bags that every model judges and none learns from.
         split: what cuts the bags, instead of what the settings name.
+        record: whether `CrossvalSpec.assignments` may be written.
     """
 
     sites: Mapping[str, str] | None = None
     external: Sequence[Bag] = ()
     split: Splitter | None = None
+    record: bool = True
 
 
 NO_SOURCES = Sources()
@@ -211,12 +214,12 @@ def plan_study(
     def plan(*, record: bool) -> FoldPlan:
         return plan_folds(spec, strata, cohort.groups, sites=sources.sites, split=sources.split, record=record)
 
-    tried: list[FoldPlan] = []
-    findings.attempt(lambda: tried.append(plan(record=False)))
+    tried = findings.attempt(partial(plan, record=False))
     for found in tried:
         check_folds(found, asked, cohort.groups, findings)
     notes = findings.settle()
-    done = plan(record=True) if spec.assignments and not spec.shuffle_labels else tried[0]
+    record = spec.assignments and sources.record and not spec.shuffle_labels
+    done = plan(record=True) if record else tried[0]
     if cohort.external:
         patients = len({bag.group for bag in cohort.external})
         notes.append(

@@ -57,7 +57,7 @@ class Material:
 
     def _gathered(self, *, read: bool) -> tuple[list[Bag], Sources]:
         own, external = (self._bags(each, read=read) for each in (self.own, self.external))
-        return own, Sources(sites=self.sites, external=external)
+        return own, Sources(sites=self.sites, external=external, record=read)
 
     def _bags(self, dataset: BagDataset | None, *, read: bool) -> list[Bag]:
         if dataset is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from pathotune_pipeline.bags.splits import Fold
 from pathotune_pipeline.bags.targets import SURVIVAL, read_labels, read_number, read_survival
 from pathotune_pipeline.errors import ManifestError, UsageError
 
+T = TypeVar("T")
 FEW_PATIENTS = 5
 """Validation parts of fewer patients are told of: epoch, temperature and threshold hang on them."""
 _GRADED = ("binary", "multiclass", "ordinal")
@@ -48,16 +49,18 @@ class Findings:
     troubles: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def attempt(self, check: Callable[[], object]) -> None:
-        """Add to the troubles what a check raises.
+    def attempt(self, check: Callable[..., T], *given: Any) -> list[T]:
+        """What a check returns, alone in a list; or nothing, and what it raises is among the troubles.
 
         Args:
             check: raises ManifestError where something is wrong.
+            given: its arguments.
         """
         try:
-            check()
+            return [check(*given)]
         except ManifestError as error:
             self.troubles.append(str(error))
+            return []
 
     def settle(self) -> list[str]:
         """The notes.
@@ -119,9 +122,9 @@ def check_external(asked: Asked, findings: Findings) -> None:
 
 def _unreadable(asked: Asked) -> list[str]:
     readers: dict[str, Callable[[str], object]] = {"regression": read_number, **dict.fromkeys(SURVIVAL, read_survival)}
-    read = readers.get(asked.kind)
+    read = readers.get(asked.kind, str)
     bad = []
-    for bag_id, value in sorted(asked.values.items()) if read else ():
+    for bag_id, value in sorted(asked.values.items()):
         try:
             read(value)
         except ManifestError as error:

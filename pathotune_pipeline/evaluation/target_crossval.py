@@ -193,14 +193,15 @@ def _questions(targets: Mapping[str, TargetSpec], cohort: Cohort) -> list[Questi
     Raises:
         ManifestError: some cannot be; one message says all of it.
     """
-    findings, found = Findings(), []
+    findings = Findings()
+    found: list[Question] = []
     bags = list(cohort.bags.values())
     for name, spec in targets.items():
         before = len(findings.troubles)
         if spec.kind in (*SURVIVAL, "regression"):
             check_values(Asked(name, spec.kind, (), _values(name, bags)), findings)
         if len(findings.troubles) == before:
-            findings.attempt(lambda name=name, spec=spec: found.append(_question(name, spec, bags)))
+            found += findings.attempt(_question, name, spec, bags)
     findings.settle()
     return found
 
