@@ -152,9 +152,9 @@ class CrossvalResult:
         if self.predictions_external:
             self.external = self._block(self.pool(self.predictions_external), draws=draws, seed=seed)
         if self.predictions_last:
-            self.scores_last = self._block(
-                self.pool(self.predictions_last, runs=self.runs_last), draws=draws, seed=seed
-            )["scores"]
+            last = self.pool(self.predictions_last, runs=self.runs_last)
+            groups = [row.case_id for row in last.pooled()]
+            self.scores_last = score_table(last.sample(), groups=groups, draws=draws, seed=seed)
         if not self.predictions:
             return
         block = self._block(self.pool(), draws=draws, seed=seed)
