@@ -60,7 +60,8 @@ class ModelPanel:
     @property
     def figures(self) -> list[Figure]:
         """The pictures of its kind of target, each where its data are known."""
-        view, found = self.view, []
+        view = self.view
+        found: list[Figure | None] = []
         if view.curves:
             found.append(roc_figure(view.curves, view.scores, view.bands))
         if view.bands:

@@ -124,8 +124,8 @@ class Bands:
             ClassBands(str(name), int(each["positive"]), Band.of(each["roc"]), Band.of(each["pr"]))
             for name, each in told["of"].items()
         ]
-        counts = (int(told[name]) for name in ("draws", "slides", "patients"))
-        return cls(float(told["level"]), *counts, _floats(told["at"]), classes)
+        draws, slides, patients = (int(told[name]) for name in ("draws", "slides", "patients"))
+        return cls(float(told["level"]), draws, slides, patients, _floats(told["at"]), classes)
 
 
 @dataclass(frozen=True, slots=True)
