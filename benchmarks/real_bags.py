@@ -19,7 +19,7 @@ from pathotune_pipeline.bags.splits import patient_folds
 from pathotune_pipeline.evaluation.crossval import CrossvalSpec
 from pathotune_pipeline.evaluation.intervals import bootstrap_scores
 from pathotune_pipeline.evaluation.result import CrossvalResult
-from pathotune_pipeline.evaluation.scoring import Sample, scorers
+from pathotune_pipeline.evaluation.scoring import Sample, score_table
 from pathotune_pipeline.execution import SerialExecutor
 from pathotune_pipeline.features.extract import extract
 from pathotune_pipeline.features.plan import ExtractSpec
@@ -286,15 +286,7 @@ def judge(truth: np.ndarray, positive: np.ndarray, *, groups: Sequence[str]) -> 
         labels=[("normal", "tumour")[each] for each in truth],
         values=np.column_stack([1 - positive, positive]),
     )
-    found = scorers(sample)
-    bounds = bootstrap_scores(
-        {name: each.weighted for name, each in found.items()}, groups=groups, strata=sample.strata()
-    )
-    return {
-        name: {"value": each.once(len(truth)).value, "low": bound.low, "high": bound.high}
-        for name, each in found.items()
-        if (bound := bounds[name]) is not None
-    }
+    return score_table(sample, groups=groups, draws=2000, seed=0)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from pathotune_pipeline.reports.figures.classes import (
 from pathotune_pipeline.reports.figures.heat import colour_bar
 from pathotune_pipeline.reports.figures.outcomes import scatter_figure, survival_figure
 from pathotune_pipeline.reports.figures.scores import ForestRow, folds_figure, forest_figure
-from pathotune_pipeline.reports.models import ModelView
+from pathotune_pipeline.reports.models import CLASS_KINDS, ModelView
 from pathotune_pipeline.reports.pictures import HeatPicture, Picture
 from pathotune_pipeline.reports.predictions import Prediction, confusion
 from pathotune_pipeline.reports.views import Score
@@ -59,24 +59,19 @@ class ModelPanel:
 
     @property
     def figures(self) -> list[Figure]:
-        """The pictures of its kind of target, each where its data are known."""
-        view, found = self.view, []
-        if view.curves:
-            found.append(roc_figure(view.curves, view.scores, view.bands))
-        if view.bands:
-            found.append(precision_recall_figure(view.bands, view.scores))
-        if view.reliability:
-            found.append(reliability_figure(view.reliability, view.slides))
-        if view.predictions:
-            counts = confusion(view.predictions.values(), view.classes)
-            found.append(confusion_figure(view.classes, counts, patients=view.cases))
-        if view.survival:
-            found.append(survival_figure(view.survival, view.target))
-        if view.numbers:
-            truth = [float(each.label) for each in view.numbers]
-            said = [float(each.values[0]) for each in view.numbers]
-            found.append(scatter_figure(truth, said, target=view.target, scores=view.scores))
-        return [each for each in found if each is not None]
+        """Of the slides that the folds held out."""
+        return _figures(self.view)
+
+    @property
+    def external_figures(self) -> list[Figure]:
+        """Of an external test set."""
+        return _figures(self.view.external) if self.view.external else []
+
+    @property
+    def last_epoch(self) -> list[tuple[Score, Score]]:
+        """Each score of the weights with the best validation, and of those after the last epoch."""
+        last = {score.title: score for score in self.view.last}
+        return [(score, last[score.title]) for score in self.view.scores if score.title in last]
 
     @property
     def folds(self) -> Markup:
@@ -176,6 +171,29 @@ def _asset(name: str) -> str:
 def _csp_hash(text: str) -> str:
     """What a Content-Security-Policy allows this one text by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _figures(view: ModelView) -> list[Figure]:
+    """The pictures of its kind of target, each where its data are known."""
+    unit = {"by_patient": view.by_patient}
+    found: list[Figure | None] = []
+    if view.curves:
+        found.append(roc_figure(view.curves, view.scores, view.bands, **unit))
+    if view.bands:
+        found.append(precision_recall_figure(view.bands, view.scores, **unit))
+    if view.reliability:
+        found.append(reliability_figure(view.reliability, **unit))
+    if view.kind in CLASS_KINDS and view.units:
+        cut = all(each.threshold is not None for each in view.units)
+        counts = confusion(view.units, view.classes)
+        found.append(confusion_figure(view.classes, counts, patients=view.cases, at_threshold=cut, **unit))
+    if view.survival:
+        found.append(survival_figure(view.survival, view.target, **unit))
+    if view.kind == "regression" and view.units:
+        truth = [float(each.label) for each in view.units]
+        said = [float(each.values[0]) for each in view.units]
+        found.append(scatter_figure(truth, said, target=view.target, scores=view.scores, patients=view.cases, **unit))
+    return [each for each in found if each is not None]
 
 
 def _groups(models: Sequence[ModelPanel]) -> list[TargetGroup]:

@@ -13,6 +13,7 @@ from pathotune_pipeline.reports.predictions import (
     PREDICTIONS,
     Prediction,
     SlideValues,
+    by_patient,
     classified,
     read_predictions,
 )
@@ -29,9 +30,9 @@ from pathotune_pipeline.reports.views import (
 )
 
 RESULT = "crossval.json"
+EXTERNAL_PREDICTIONS = "predictions_external.csv"
 CLASS_KINDS = ("", "binary", "multiclass", "ordinal")
 """Kinds of target of which each slide has one class with a probability; only their slides are listed."""
-NUMBERS = ("regression",)
 _FOLD_SCORES = {
     "ordinal": ("quadratic_kappa", "balanced_accuracy"),
     "multilabel": ("auroc",),
@@ -67,7 +68,10 @@ class ModelView:
         warnings: what a reader should know, one sentence each.
         settings: name and value.
         predictions: by slide id, of classes.
-        numbers: what was predicted of each slide, of numbers.
+        units: what was predicted of each slide, or of each patient where they are judged as one.
+        by_patient: whether they are.
+        last: scores of the weights after the last epoch, where they were kept.
+        external: the same of an external test set.
     """
 
     name: str
@@ -90,7 +94,10 @@ class ModelView:
     warnings: list[str] = field(default_factory=list)
     settings: list[tuple[str, str]] = field(default_factory=list)
     predictions: dict[str, Prediction] = field(default_factory=dict)
-    numbers: list[SlideValues] = field(default_factory=list)
+    units: list[SlideValues] = field(default_factory=list)
+    by_patient: bool = False
+    last: list[Score] = field(default_factory=list)
+    external: ModelView | None = None
 
     @property
     def encoder(self) -> str:
@@ -128,17 +135,16 @@ def read_model(folder: Path) -> ModelView:
     view = ModelView(folder.resolve().name, folder)
     try:
         _fill(view, told)
-        _fill_curves(view, told.get("curves") or {})
-        slides = _fill_slides(view)
+        _fill_judged(view, told)
+        _fill_units(view, folder / PREDICTIONS, told)
+        if told.get("external"):
+            view.external = _external(view, told)
     except _BROKEN as error:
         raise UsageError(
             f"--model {folder}: its files are not as `pathotune crossval` writes them "
             f"({type(error).__name__}: {error}). Run it again with this version."
         ) from None
-    if slides:
-        view.slides = len(slides)
-        view.cases = len({each.case_id or each.slide_id for each in slides})
-    elif view.kind in CLASS_KINDS:
+    if not view.units and view.kind in CLASS_KINDS:
         view.warnings.append(f"The folder has no {PREDICTIONS}: no slide is shown with this model's attention.")
     return view
 
@@ -155,7 +161,8 @@ def _fill(view: ModelView, told: Mapping[str, Any]) -> None:
     view.slides = context.get("slides")
     # The same sentence may come from the study and from the cross-validation.
     view.notes = list(dict.fromkeys(str(note) for note in [*(told.get("notes") or []), *(context.get("notes") or [])]))
-    view.scores = [Score.of(name, score) for name, score in told["scores"].items()]
+    view.by_patient = settings.get("unit") == "average"
+    view.last = [Score.of(name, score) for name, score in (told.get("scores_last") or {}).items()]
     names = _FOLD_SCORES.get(view.kind, ("auroc", "balanced_accuracy"))
     view.fold_titles = tuple(map(score_title, names))
     view.folds = [
@@ -167,17 +174,19 @@ def _fill(view: ModelView, told: Mapping[str, Any]) -> None:
         )
         for each in told.get("per_fold") or []
     ]
+
+
+def _fill_judged(view: ModelView, told: Mapping[str, Any]) -> None:
+    """Scores and curves, of the folds or of an external test set."""
+    view.scores = [Score.of(name, score) for name, score in told["scores"].items()]
     # Of two classes only the curve of the second, the positive one.
     judged = view.classes[1:] if len(view.classes) == 2 else view.classes
-    roc = told.get("roc") or {}
+    roc, curves = told.get("roc") or {}, told.get("curves") or {}
     view.curves = [
         Curve(name, [float(x) for x in roc[name]["fpr"]], [float(y) for y in roc[name]["tpr"]])
         for name in judged
         if name in roc
     ]
-
-
-def _fill_curves(view: ModelView, curves: Mapping[str, Any]) -> None:
     if curves.get("bands"):
         view.bands = Bands.of(curves["bands"])
         if not view.curves:  # of grades and labels no exact curve is kept
@@ -189,12 +198,24 @@ def _fill_curves(view: ModelView, curves: Mapping[str, Any]) -> None:
         view.survival = SurvivalView.of(curves)
 
 
-def _fill_slides(view: ModelView) -> list[SlideValues]:
-    known = view.kind in (*CLASS_KINDS, "multilabel")
-    columns = [f"prob_{name}" if known else name for name in view.classes]
-    slides = read_predictions(view.folder / PREDICTIONS, columns)
+def _fill_units(view: ModelView, path: Path, told: Mapping[str, Any]) -> None:
+    """Predictions of slides, and of what is judged as one."""
+    columns = [f"prob_{name}" if view.kind in (*CLASS_KINDS, "multilabel") else name for name in view.classes]
+    cuts = {(int(run["seed"]), int(run["fold"])): run.get("threshold") for run in told.get("runs") or []}
+    known = bool(cuts) and None not in cuts.values() and len(view.classes) == 2
+    slides = read_predictions(path, columns, thresholds=cuts if known else None)
     if view.kind in CLASS_KINDS:
         view.predictions = classified(slides, view.classes)
-    elif view.kind in NUMBERS:
-        view.numbers = slides
-    return slides
+    view.units = by_patient(slides) if view.by_patient else slides
+    if slides:
+        view.slides = len(slides)
+        view.cases = len({each.case_id or each.slide_id for each in slides})
+
+
+def _external(view: ModelView, told: Mapping[str, Any]) -> ModelView:
+    """What the models said of an external test set."""
+    found = ModelView(view.name, view.folder, view.kind, view.head, view.features, view.target, view.classes)
+    found.by_patient = view.by_patient
+    _fill_judged(found, told["external"])
+    _fill_units(found, view.folder / EXTERNAL_PREDICTIONS, told)
+    return found

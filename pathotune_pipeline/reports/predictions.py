@@ -7,8 +7,8 @@ import csv
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class SlideValues:
         slide_id, case_id: whose.
         label: as the table says it.
         values: [P] float64, in the order of the columns.
+        threshold: the mean of those of its models, from which probability on it is called positive; or None.
     """
 
     slide_id: str
     case_id: str
     label: str
     values: np.ndarray
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,15 @@ class Prediction:
         return self.label == self.predicted
 
 
-def read_predictions(path: Path, columns: Sequence[str]) -> list[SlideValues]:
-    """Each slide's mean over the seeds, in the order of ids; empty where the file cannot be read.
+def read_predictions(
+    path: Path, columns: Sequence[str], *, thresholds: Mapping[tuple[int, int], float] | None = None
+) -> list[SlideValues]:
+    """Each slide's mean over its models, in the order of ids; empty where the file cannot be read.
+
+    Args:
+        path: the table.
+        columns: of what is predicted.
+        thresholds: (seed, fold) -> the model's; of every model, or none.
 
     Raises:
         KeyError: the file lacks a column.
@@ -80,8 +89,20 @@ def read_predictions(path: Path, columns: Sequence[str]) -> list[SlideValues]:
             several[0].get("case_id") or "",
             several[0]["label"],
             np.array([[float(row[column]) for column in columns] for row in several]).mean(axis=0),
+            float(np.mean([thresholds[int(row["seed"]), int(row["fold"])] for row in several])) if thresholds else None,
         )
         for slide_id, several in sorted(grouped.items())
+    ]
+
+
+def by_patient(slides: Iterable[SlideValues]) -> list[SlideValues]:
+    """Each patient's mean over the slides; the patient's id stands for the slide's."""
+    grouped: dict[str, list[SlideValues]] = {}
+    for each in slides:
+        grouped.setdefault(each.case_id or each.slide_id, []).append(each)
+    return [
+        replace(several[0], slide_id=case, values=np.mean([each.values for each in several], axis=0))
+        for case, several in sorted(grouped.items())
     ]
 
 
@@ -97,13 +118,17 @@ def classified(slides: Iterable[SlideValues], classes: Sequence[str]) -> dict[st
     return found
 
 
-def confusion(predictions: Iterable[Prediction], classes: Sequence[str]) -> np.ndarray:
-    """[C, C] int64: how many slides of each class, rows, were taken for each."""
+def confusion(units: Iterable[SlideValues], classes: Sequence[str]) -> np.ndarray:
+    """[C, C] int64: how many of each class, rows, were taken for each.
+
+    A class is that of the highest mean probability; of two, where its models have a threshold, the second from that on.
+    """
     place = {name: index for index, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)), np.int64)
-    for each in predictions:
+    for each in units:
+        said = int(np.argmax(each.values)) if each.threshold is None else int(each.values[1] >= each.threshold)
         if each.label in place:
-            counts[place[each.label], place[each.predicted]] += 1
+            counts[place[each.label], said] += 1
     return counts
 
 

@@ -24,6 +24,9 @@ SCORE_TITLES = {
     "c_index": "C-index (Harrell)",
     "c_index_ipcw": "C-index (IPCW)",
     "auc_t": "Time-dependent AUC",
+    "sensitivity": "Sensitivity at the threshold",
+    "specificity": "Specificity at the threshold",
+    "balanced_accuracy_at_threshold": "Balanced accuracy at the threshold",
     "integrated_brier": "Integrated Brier score",
 }
 
@@ -105,14 +108,14 @@ class Bands:
     Attributes:
         level: share of the draws inside.
         draws: resamplings of the patients.
-        slides, patients: how many.
+        units, patients: how many slides, or patients where they are judged as one, and how many patients.
         at: false positive rates, or recalls.
         classes: those that are judged.
     """
 
     level: float
     draws: int
-    slides: int
+    units: int
     patients: int
     at: list[float]
     classes: list[ClassBands]
@@ -124,8 +127,8 @@ class Bands:
             ClassBands(str(name), int(each["positive"]), Band.of(each["roc"]), Band.of(each["pr"]))
             for name, each in told["of"].items()
         ]
-        counts = (int(told[name]) for name in ("draws", "slides", "patients"))
-        return cls(float(told["level"]), *counts, _floats(told["at"]), classes)
+        draws, units, patients = (int(told[name]) for name in ("draws", "slides", "patients"))
+        return cls(float(told["level"]), draws, units, patients, _floats(told["at"]), classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,13 @@ def number(value: Any) -> float | None:
 def percent_of(share: float) -> str:
     """A share as it stands in a sentence: 95 %."""
     return f"{100 * share:g} %"
+
+
+def count_text(units: int, patients: int | None, *, by_patient: bool = False) -> str:
+    """What was judged, as a sentence begins."""
+    if by_patient:
+        return f"n = {units} patients"
+    return f"n = {units} slides" + (f" of {patients} patients" if patients else "")
 
 
 def _floats(values: Any) -> list[float]:

@@ -50,7 +50,7 @@ def test_shuffled_labels_score_as_chance(head, bags):
     spec = CrossvalSpec(
         head=head,
         settings=SMALL.get(head, {}),
-        train={"epochs": 8, "min_epochs": 0, "lr": 3e-3, "accumulate": 1, "patience": 4},
+        train={"epochs": 5, "min_epochs": 0, "lr": 3e-3, "accumulate": 1, "patience": 4},
         batch_bags=8,
         folds=2,
         seeds=1,

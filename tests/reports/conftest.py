@@ -313,9 +313,21 @@ _NAMES = {
 
 
 def build_result(
-    folder: Path, kind: str, *, slides: int = 120, seeds: int = 2, skill: float = 1.5, head: str = "abmil"
+    folder: Path,
+    kind: str,
+    *,
+    slides: int = 120,
+    seeds: int = 2,
+    skill: float = 1.5,
+    head: str = "abmil",
+    threshold: float | None = None,
+    unit: str = "slides",
+    external: bool = False,
 ) -> Path:
-    """A result of any kind, of predictions drawn by hand: scored, summarised and written by the evaluation."""
+    """A result of any kind, of predictions drawn by hand: scored, summarised and written by the evaluation.
+
+    `external` adds an external test set and the last epoch's weights, both of the same predictions.
+    """
     from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, write_result
 
     rng = np.random.default_rng([len(kind), slides])
@@ -327,14 +339,16 @@ def build_result(
             rows.append(PredictionRow(f"s{index:04}", f"p{index // 2}", label, seed, index % 5, tuple(noisy.tolist())))
     heat = 1.6 if kind in ("binary", "multiclass") else None
     result = CrossvalResult(
-        settings={"head": head, "folds": 5, "seeds": seeds},
+        settings={"head": head, "folds": 5, "seeds": seeds, "unit": unit},
         classes=names,
         kind=kind,
         horizons=HORIZONS if kind.startswith("survival") else (),
         predictions=rows,
-        runs=[FoldRun(seed, fold, 5, 20, heat) for seed in range(seeds) for fold in range(5)],
+        runs=[FoldRun(seed, fold, 5, 20, heat, threshold) for seed in range(seeds) for fold in range(5)],
         context={"features": str(FEATURES).removeprefix("features-"), "target": f"{kind} <t>", "slides": slides},
     )
+    if external:
+        result.predictions_external, result.predictions_last, result.runs_last = rows, rows, result.runs
     result.summarise(draws=1000, seed=0)
     return write_result(result, folder)
 

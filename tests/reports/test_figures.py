@@ -102,7 +102,7 @@ def test_bands_are_drawn_where_they_can_be_seen(results: Path) -> None:
 
 def test_the_reliability_diagram_counts_every_slide(results: Path) -> None:
     view = read_model(results / "binary")
-    figure = reliability_figure(view.reliability, view.slides)
+    figure = reliability_figure(view.reliability)
     for part in view.reliability:
         assert sum(part.slides) == 60
         told = re.findall(rf"<circle.*?{part.name}: predicted [\d.]+, came true [\d.]+ of (\d+) slides", figure.svg)
@@ -113,7 +113,7 @@ def test_the_reliability_diagram_counts_every_slide(results: Path) -> None:
 
 def test_the_confusion_matrix_is_that_of_the_predictions(results: Path) -> None:
     view = read_model(results / "multiclass")
-    counts = confusion(view.predictions.values(), view.classes)
+    counts = confusion(view.units, view.classes)
     assert counts.sum() == 60
     assert counts.sum(axis=1).tolist() == [15, 15, 15, 15]
     assert counts.trace() == sum(each.correct for each in view.predictions.values())
@@ -129,6 +129,43 @@ def test_the_confusion_matrix_is_that_of_the_predictions(results: Path) -> None:
     assert absent is not None
     assert texts(absent.svg).count("–") == 2  # no slide is of that class: no share
     assert "<script>" not in absent.svg
+
+
+def test_two_classes_are_parted_at_the_threshold_where_there_is_one(fake: SimpleNamespace, tmp_path: Path) -> None:
+    view = read_model(fake.build_result(tmp_path / "m", "binary", slides=60, threshold=0.9))
+    counts = confusion(view.units, view.classes)
+    assert counts[:, 1].sum() == sum(each.values[1] >= 0.9 for each in view.units)
+    sensitivity = next(each for each in view.scores if each.title == "Sensitivity at the threshold")
+    assert counts[1, 1] / counts[1].sum() == pytest.approx(sensitivity.value)
+    figure = confusion_figure(view.classes, counts, at_threshold=True)
+    assert figure is not None
+    assert "mutated from the threshold on" in figure.told
+
+
+def test_patients_are_counted_where_they_are_judged(fake: SimpleNamespace, store: FeatureStore, tmp_path: Path) -> None:
+    folder = fake.build_result(tmp_path / "m", "survival-cox", slides=60, unit="average")
+    view = read_model(folder)
+    assert (view.slides, view.cases, len(view.units)) == (60, 30, 30)
+    assert view.survival is not None
+    said = texts(survival_figure(view.survival, view.target, by_patient=True).svg)
+    assert "lower risk: 15 patients" in said
+    classes = read_model(fake.build_result(tmp_path / "c", "binary", slides=60, unit="average"))
+    assert confusion(classes.units, classes.classes).sum() == 30
+    assert "n = 30 patients" in roc_figure(classes.curves, classes.scores, classes.bands, by_patient=True).told
+
+
+def test_an_external_test_set_and_the_last_epoch_are_shown(
+    fake: SimpleNamespace, store: FeatureStore, tmp_path: Path
+) -> None:
+    folder = fake.build_result(tmp_path / "m", "binary", slides=60, external=True)
+    view = read_model(folder)
+    assert view.external is not None
+    assert view.external.scores == view.scores  # of the same predictions
+    page = write_report(store.root, tmp_path / "out", models=[folder]).read_text(encoding="utf-8")
+    assert "External test set: 60 slides of 30 patients" in page
+    assert page.count("<h4>ROC curve</h4>") == 2
+    assert page.count("<h4>Confusion matrix</h4>") == 2
+    assert "Weights after the last epoch" in page
 
 
 def test_survival_curves_say_who_is_at_risk() -> None:

@@ -286,3 +286,19 @@ def test_importing_reports_loads_no_torch() -> None:
 
     code = "import sys, pathotune_pipeline.reports.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_pictures_share_what_room_the_page_has(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pictures() -> list[str]:
+        return [each["src"] for tag, each in page(store, tmp_path / "out").tags if tag == "img" and "src" in each]
+
+    large = pictures()
+    monkeypatch.setattr(report, "ALL_PICTURE_BYTES", 5 * 1200)  # five slides
+    small = pictures()
+    assert len(small) == len(large) == 4
+    assert max(len(each) * 3 / 4 for each in small) < 1300 < min(len(each) * 3 / 4 for each in large)
+    monkeypatch.setattr(report, "ALL_PICTURE_BYTES", 5 * 999)
+    assert pictures() == []
+    assert "5 slides are too many for pictures" in page(store, tmp_path / "out").text

@@ -24,7 +24,7 @@ from pathotune_pipeline.reports.figures.canvas import (
     svg,
     text,
 )
-from pathotune_pipeline.reports.views import Bands, Curve, Reliability, Score, percent_of
+from pathotune_pipeline.reports.views import Bands, Curve, Reliability, Score, count_text, percent_of
 
 MOST_CLASSES = 20
 """Classes up to which a confusion matrix can be read."""
@@ -35,13 +35,16 @@ MOST_BANDS = 3
 _NAME, _LEGEND = 26, 40
 
 
-def roc_figure(curves: Sequence[Curve], scores: Sequence[Score], bands: Bands | None = None) -> Figure:
+def roc_figure(
+    curves: Sequence[Curve], scores: Sequence[Score], bands: Bands | None = None, *, by_patient: bool = False
+) -> Figure:
     """ROC curves over their diagonal, with bands where they are known.
 
     Args:
         curves: one, or one a class against the rest.
         scores: the AUROC among them is told in the legend.
         bands: of the same classes.
+        by_patient: whether patients are judged, and not slides.
     """
     plot = Plot()
     body = plot.axes("False positive rate (1 − specificity)", "True positive rate (sensitivity)")
@@ -52,15 +55,15 @@ def roc_figure(curves: Sequence[Curve], scores: Sequence[Score], bands: Bands | 
     entries, room = _legend(plot, [curve.name for curve in curves], _told(scores, "AUROC"), chance=True)
     title = _with_score("ROC curve", scores, "AUROC")
     picture = svg(plot.right + 16, plot.bottom + room, title=title, body=[*body, *entries])
-    return Figure("ROC curve", picture, _of(bands, "false positive rate"))
+    return Figure("ROC curve", picture, _of(bands, "false positive rate", by_patient=by_patient))
 
 
-def precision_recall_figure(bands: Bands, scores: Sequence[Score]) -> Figure:
+def precision_recall_figure(bands: Bands, scores: Sequence[Score], *, by_patient: bool = False) -> Figure:
     """Precision over recall with bands, above the share of positive slides: what chance reaches."""
     plot, single = Plot(), len(bands.classes) == 1
     body = plot.axes("Recall (sensitivity)", "Precision (positive predictive value)")
     if single:
-        share = plot.up(bands.classes[0].positive / max(bands.slides, 1))
+        share = plot.up(bands.classes[0].positive / max(bands.units, 1))
         body.append(line(plot.left, share, plot.right, share, "chance"))
     body += _bands(plot, "pr", bands)
     for index, each in enumerate(bands.classes):
@@ -68,17 +71,17 @@ def precision_recall_figure(bands: Bands, scores: Sequence[Score]) -> Figure:
     entries, room = _legend(plot, [each.name for each in bands.classes], _told(scores, "AUPRC"), chance=single)
     title = _with_score("Precision-recall curve", scores, "AUPRC")
     picture = svg(plot.right + 16, plot.bottom + room, title=title, body=[*body, *entries])
-    return Figure("Precision and recall", picture, _of(bands, "recall"))
+    return Figure("Precision and recall", picture, _of(bands, "recall", by_patient=by_patient))
 
 
-def reliability_figure(parts: Sequence[Reliability], slides: int | None) -> Figure:
+def reliability_figure(parts: Sequence[Reliability], *, by_patient: bool = False) -> Figure:
     """What came true over what was predicted, before and after the temperature, with the slides of each bin below.
 
     Args:
         parts: as the model says it, and where known at its temperature.
-        slides: how many in all.
+        by_patient: whether patients are judged, and not slides.
     """
-    plot, bars = Plot(), 54.0
+    plot, bars, units = Plot(), 54.0, "patients" if by_patient else "slides"
     most = max(max(part.slides, default=1.0) for part in parts)
     below = Plot(top=plot.bottom + 14, height=bars, y=(0.0, most))
     body = [each for each in plot.axes("", "Share that came true") if "tick mid" not in each]
@@ -94,7 +97,7 @@ def reliability_figure(parts: Sequence[Reliability], slides: int | None) -> Figu
         for (said, true), count in zip(points, part.slides, strict=True):
             x = plot.across(said)
             low, high = wilson(true, count)
-            told = f"{part.name}: predicted {said:.2f}, came true {true:.2f} of {count:g} slides"
+            told = f"{part.name}: predicted {said:.2f}, came true {true:.2f} of {count:g} {units}"
             body.append(line(x, plot.up(low), x, plot.up(high), f"whisker fine {name}"))
             body.append(dot(x, plot.up(true), f"dot {name}" if index == 0 else f"ring {name}", told, radius=3.5))
             wide = SIDE / BINS / len(parts)
@@ -104,18 +107,27 @@ def reliability_figure(parts: Sequence[Reliability], slides: int | None) -> Figu
     names = [(f"mark {series(index)}", part.name) for index, part in enumerate(parts)]
     body += legend(LEFT, below.bottom + BELOW + 12, [*names, ("chance", "perfectly calibrated")])
     height = below.bottom + BELOW + LINE * (len(names) + 1)
-    told = "Whiskers: 95 % Wilson intervals of each bin, as if slides were independent; bars: slides of each bin."
-    counted = f"n = {slides} slides. " if slides else ""
+    told = f"Whiskers: 95 % Wilson intervals of each bin, as if {units} were independent; bars: {units} of each bin."
+    counted = f"n = {sum(parts[0].slides):g} {units}. "
     return Figure("Calibration", svg(plot.right + 16, height, title="Reliability diagram", body=body), counted + told)
 
 
-def confusion_figure(classes: Sequence[str], counts: np.ndarray, *, patients: int | None = None) -> Figure | None:
+def confusion_figure(
+    classes: Sequence[str],
+    counts: np.ndarray,
+    *,
+    patients: int | None = None,
+    by_patient: bool = False,
+    at_threshold: bool = False,
+) -> Figure | None:
     """How often each class was taken for each, with shares of the rows. None above MOST_CLASSES.
 
     Args:
         classes: C names.
         counts: [C, C] int, rows are the classes that slides have.
         patients: how many.
+        by_patient: whether patients are counted, and not slides.
+        at_threshold: whether the second of two classes was called from a threshold on.
     """
     size = len(classes)
     if not 1 <= size <= MOST_CLASSES or not counts.sum():
@@ -131,7 +143,7 @@ def confusion_figure(classes: Sequence[str], counts: np.ndarray, *, patients: in
         for column, other in enumerate(classes):
             x, count = left + cell * column, int(counts[row, column])
             share = count / row_sums[row] if row_sums[row] else 0.0
-            told = f"{name} taken for {other}: {count} of {int(row_sums[row])} slides"
+            told = f"{name} taken for {other}: {count} of {int(row_sums[row])}"
             body.append(rect(x, y, cell, cell, "cell", more=f'fill-opacity="{0.04 + 0.86 * share:.3f}"', told=told))
             ink = "cell-text on mid" if share > 0.55 else "cell-text mid"
             roomy = cell >= 44
@@ -159,9 +171,11 @@ def confusion_figure(classes: Sequence[str], counts: np.ndarray, *, patients: in
     body.append(text(14, middle, "True class", "axis mid", more=f'transform="rotate(-90 14 {middle:.1f})"'))
     leaning = [cell * (place + 0.5) + 0.64 * CHARACTER * min(_NAME, len(name)) for place, name in enumerate(classes)]
     width = left + max(cell * size, 0 if upright else max(leaning)) + 12
-    of = f" of {patients} patients" if patients else ""
+    rule = "is the class of the highest mean probability"
+    if at_threshold:
+        rule = f"is {classes[-1]} from the threshold on that was chosen on validation"
     told = (
-        f"n = {int(counts.sum())} slides{of}. Predicted is the class of the highest mean probability; "
+        f"{count_text(int(counts.sum()), patients, by_patient=by_patient)}. Predicted {rule}; "
         "shares are of the row, so those on the diagonal are recalls."
     )
     return Figure("Confusion matrix", svg(width, bottom + 30, title="Confusion matrix", body=body), told)
@@ -212,10 +226,10 @@ def _with_score(what: str, scores: Sequence[Score], title: str) -> str:
     return what if value is None else f"{what}, {title} {value:.3f}"
 
 
-def _of(bands: Bands | None, at: str) -> str:
+def _of(bands: Bands | None, at: str, *, by_patient: bool) -> str:
     if bands is None:
         return ""
-    counted = f"n = {bands.slides} slides of {bands.patients} patients"
+    counted = count_text(bands.units, bands.patients, by_patient=by_patient)
     if len(bands.classes) == 1:
         counted += f", {bands.classes[0].positive} of them {bands.classes[0].name}"
     if len(bands.classes) > MOST_BANDS:

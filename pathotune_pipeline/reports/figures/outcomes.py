@@ -23,18 +23,19 @@ from pathotune_pipeline.reports.figures.canvas import (
     text,
     ticks,
 )
-from pathotune_pipeline.reports.views import Score, SurvivalView
+from pathotune_pipeline.reports.views import Score, SurvivalView, count_text
 
 MOST_DOTS = 2000
 """Slides in a scatter plot; of more, so many are drawn, evenly over their order."""
 
 
-def survival_figure(view: SurvivalView, target: str) -> Figure:
+def survival_figure(view: SurvivalView, target: str, *, by_patient: bool = False) -> Figure:
     """Kaplan-Meier curves of the halves of lower and higher risk, their bands, the log-rank test and who is at risk.
 
     Args:
         view: the curves.
         target: the column of the times, whose unit the axis has.
+        by_patient: whether patients are judged, and not slides.
     """
     last = max((curve.times[-1] for curve in view.curves if curve.times), default=1.0) or 1.0
     plot = Plot(x=(0.0, last), left=LEFT + 40, width=330.0, height=240.0)
@@ -58,7 +59,10 @@ def survival_figure(view: SurvivalView, target: str) -> Figure:
         for value in at:
             body.append(text(plot.across(value), y, str(_at_risk(curve.times, curve.at_risk, value)), "tick mid"))
     under = top + LINE * (len(view.curves) + 1) + 10
-    said = [f"{curve.name}: {curve.at_risk[0]:g} slides" if curve.at_risk else curve.name for curve in view.curves]
+    said = [
+        f"{curve.name}: {curve.at_risk[0]:g} {'patients' if by_patient else 'slides'}" if curve.at_risk else curve.name
+        for curve in view.curves
+    ]
     body += legend(plot.left, under, [(f"curve {series(i)}", each) for i, each in enumerate(said)])
     height = under + LINE * len(said)
     test = _log_rank_text(view)
@@ -70,7 +74,15 @@ def survival_figure(view: SurvivalView, target: str) -> Figure:
     return Figure("Survival of lower and higher risk", picture, told)
 
 
-def scatter_figure(truth: Sequence[float], said: Sequence[float], *, target: str, scores: Sequence[Score]) -> Figure:
+def scatter_figure(
+    truth: Sequence[float],
+    said: Sequence[float],
+    *,
+    target: str,
+    scores: Sequence[Score],
+    patients: int | None = None,
+    by_patient: bool = False,
+) -> Figure:
     """Predicted over true numbers, with the line on which they are equal.
 
     Args:
@@ -78,6 +90,8 @@ def scatter_figure(truth: Sequence[float], said: Sequence[float], *, target: str
         said: the mean prediction of each slide.
         target: the column of the numbers, whose unit both axes have.
         scores: told below.
+        patients: how many.
+        by_patient: whether patients are judged, and not slides.
     """
     both = [*truth, *said]
     low, high = min(both), max(both)
@@ -92,7 +106,11 @@ def scatter_figure(truth: Sequence[float], said: Sequence[float], *, target: str
     places = " ".join(f"M{plot.across(truth[i]):.1f} {plot.up(said[i]):.1f}h0" for i in order.tolist())
     body.append(f'<path class="dots s0" d="{places}"/>')
     body += legend(plot.left, plot.bottom + BELOW + 12, [("chance", "predicted = true")])
-    told = f"n = {len(truth)} slides" + (f", of which {len(order)} are drawn" if len(order) < len(truth) else "") + ". "
+    told = (
+        count_text(len(truth), patients, by_patient=by_patient)
+        + (f", of which {len(order)} are drawn" if len(order) < len(truth) else "")
+        + ". "
+    )
     told += "; ".join(f"{score.title} {score.value:.3g}" for score in scores if score.value is not None)
     picture = svg(plot.right + 16, plot.bottom + BELOW + LINE, title="Predicted over true numbers", body=body)
     return Figure("Predicted and true", picture, f"{told.rstrip()}{'' if told.endswith('. ') else '.'}")
