@@ -13,12 +13,13 @@ import flows.environment  # noqa: F401 - before Prefect
 from pathotune_pipeline import config
 from pathotune_pipeline.evaluation.crossval import CrossvalSpec
 from pathotune_pipeline.evaluation.study import Study, run_study
+from pathotune_pipeline.models.card import card_writer
 
 
 @task(name="cross-validate", cache_policy=NO_CACHE, persist_result=False)
 def crossval_task(study: Study, spec: CrossvalSpec) -> dict[str, Any]:
     """Cross-validate one head; its scores and notes."""
-    results, notes = run_study(study, spec)
+    results, notes = run_study(study, spec, finish=card_writer(study))
     said = [note for result in results.values() for note in result.notes]
     scores = {name: result.scores for name, result in results.items()}
     told = {"scores": next(iter(scores.values()))} if len(scores) == 1 else {"targets": scores}

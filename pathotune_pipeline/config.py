@@ -40,6 +40,7 @@ _HOMES = {
     "execution": "execution.executor:ExecutionSpec",
     "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
+    "model": "models.train:ModelSpec",
     "import": "exchange.geometry:ImportSpec",
 }
 SECTIONS = tuple(_HOMES)

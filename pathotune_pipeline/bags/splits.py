@@ -11,6 +11,9 @@ import numpy as np
 
 from pathotune_pipeline.errors import ManifestError, PathotuneError, UsageError
 
+_HELD_OUT = 0x70
+"""The draw of a held-out part, beside those of folds' validation parts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fold:
@@ -63,7 +66,7 @@ def patient_folds(
     homeless = [bag for bag in ids if bag not in groups]
     if homeless:
         raise UsageError(f"bag {homeless[0]} has no patient ({len(homeless)} such bags). Give each bag a group.")
-    _check_counts(labels, groups, folds)
+    _check_counts(labels, groups, folds, asked=f"{folds} folds were asked for")
 
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -78,6 +81,39 @@ def patient_folds(
         check_learnable(fold, labels)
         made.append(fold)
     return made
+
+
+def patient_holdout(
+    labels: Mapping[str, str], groups: Mapping[str, str], *, test_share: float, val_share: float, seed: int = 0
+) -> Fold:
+    """Cut bags into one training, validation and test part by patient, with about the same classes in each.
+
+    Of the patients of each class `test_share` go to the test part and `val_share` of the rest to validation, at least
+    one each where the class has one to spare. The order of the input does not matter.
+
+    Args:
+        labels: bag id -> class.
+        groups: bag id -> patient.
+        test_share: 0 holds nothing out; below 1.
+        val_share: share of the patients not held out, above 0 and below 1.
+        seed: of the shuffle.
+
+    Raises:
+        UsageError: a share makes no sense.
+        ManifestError: fewer than two classes, or a class has too few patients.
+    """
+    if not (0 <= test_share < 1 and 0 < val_share < 1):
+        raise UsageError(f"Shares of {test_share} for test and {val_share} for validation: give 0 or more, under 1.")
+    ids = sorted(labels)
+    _check_counts(labels, groups, 3, asked="A patient-grouped split was asked for")
+    rest, test = tuple(ids), ()
+    if test_share:
+        rest, test = split_off_validation(ids, labels, groups, key=(seed, _HELD_OUT), share=test_share)
+    train, val = split_off_validation(rest, labels, groups, key=(seed, 0), share=val_share)
+    fold = Fold(0, train=train, val=val, test=test)
+    check_disjoint(fold.parts(), groups)
+    check_learnable(fold, labels)
+    return fold
 
 
 def check_disjoint(parts: Mapping[str, Sequence[str]], groups: Mapping[str, str], *, where: str = "") -> None:
@@ -109,7 +145,7 @@ def patient_labels(labels: Mapping[str, str], groups: Mapping[str, str]) -> dict
     return {who: min(count, key=lambda name: (-count[name], name)) for who, count in sorted(found.items())}
 
 
-def _check_counts(labels: Mapping[str, str], groups: Mapping[str, str], folds: int) -> None:
+def _check_counts(labels: Mapping[str, str], groups: Mapping[str, str], folds: int, *, asked: str) -> None:
     patients: dict[str, set[str]] = defaultdict(set)
     for bag, label in labels.items():
         patients[label].add(groups[bag])
@@ -119,7 +155,7 @@ def _check_counts(labels: Mapping[str, str], groups: Mapping[str, str], folds: i
         if len(who) < max(folds, 3):
             counts = ", ".join(f"{name}: {len(each)}" for name, each in sorted(patients.items()))
             raise ManifestError(
-                f"{folds} folds were asked for, and class {label!r} has {len(who)} patients ({counts}). Each fold "
+                f"{asked}, and class {label!r} has {len(who)} patients ({counts}). Each test part "
                 f"needs one, and training and validation too: {_advice(len(who))}"
             )
 

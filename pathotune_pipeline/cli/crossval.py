@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,17 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--overwrite", action="store_true", help="replace an older result in --out")
 
 
+def add_licence(parser: argparse.ArgumentParser) -> None:
+    """The flag for the model card."""
+    parser.add_argument(
+        "--data-licence", default="not stated", metavar="TEXT", help="licence of the data, for the model card"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study(parser)
     add_settings(parser, ("crossval",))
+    add_licence(parser)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -66,11 +74,26 @@ def study_of(arguments: argparse.Namespace) -> Any:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pathotune_pipeline.evaluation.crossval import CrossvalProgress, CrossvalSpec
+    from pathotune_pipeline.evaluation.crossval import CrossvalSpec
     from pathotune_pipeline.evaluation.study import run_study
+    from pathotune_pipeline.models.card import card_writer
 
     settings = config.load(("crossval",), arguments.config, arguments.assignments, given(arguments))
-    spec = CrossvalSpec.parse(settings["crossval"].model_dump())
+    spec, study = CrossvalSpec.parse(settings["crossval"].model_dump()), study_of(arguments)
+    finish = card_writer(study, licence=arguments.data_licence)
+    return learn(arguments, spec, lambda told: run_study(study, spec, finish=finish, on_progress=told))
+
+
+def learn(arguments: argparse.Namespace, spec: Any, work: Callable[[Any], Any]) -> int:
+    """Train with a progress bar, and tell the scores of each target.
+
+    Args:
+        arguments: as `add_study` has them.
+        spec: of the training.
+        work: is given what to tell of each trained model; returns results by target, and notes.
+    """
+    from pathotune_pipeline.evaluation.crossval import CrossvalProgress
+
     bar = tqdm(desc=spec.head, unit="fit", disable=True if arguments.json else None, file=sys.stderr)
 
     def on_progress(progress: CrossvalProgress) -> None:
@@ -78,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         bar.update(progress.done - bar.n)
 
     with bar:
-        results, notes = run_study(study_of(arguments), spec, on_progress=on_progress)
+        results, notes = work(on_progress)
     said = list(dict.fromkeys(note for result in results.values() for note in [*result.notes, *notes]))
     if len(results) == 1:
         (result,) = results.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -33,8 +33,8 @@ def store_address(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add `--config`, `--set`, and a flag for every setting of the named sections."""
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], *, without: Collection[str] = ()) -> None:
+    """Add `--config`, `--set`, and a flag for every setting of the named sections but those keys."""
     shared = parser.add_argument_group("settings from a file")
     shared.add_argument(
         "--config", type=Path, metavar="YAML", help="settings file; `configs/default.yaml` lists every key"
@@ -51,7 +51,8 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
         spec = section(name)
         group = parser.add_argument_group(name, (spec.__doc__ or "").strip().splitlines()[0])
         for leaf in leaves(spec, (name,)):
-            if get_origin(leaf.annotation) is not dict:  # a group of free settings is given by --set or a file
+            # A group of free settings is given by --set or a file.
+            if get_origin(leaf.annotation) is not dict and leaf.key not in without:
                 _add(group, leaf)
         if name == "tiles":
             group.add_argument(

@@ -34,6 +34,7 @@ VERBS = {
     "tissue": Verb("tissue masks out of a store, and corrected ones back in", "pathotune_pipeline.cli.tissue"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "compare": Verb("whether one model is better than others on the same slides", "pathotune_pipeline.cli.compare"),
+    "train": Verb("a model for use: a folder with weights, card and held-out scores", "pathotune_pipeline.cli.train"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
     "export": Verb("features as TRIDENT, CLAM, STAMP, LazySlide or plain tensors", "pathotune_pipeline.cli.export"),
     "import": Verb("features that TRIDENT, CLAM or STAMP made, into a store", "pathotune_pipeline.cli.bring"),

@@ -12,7 +12,7 @@ import csv
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -208,8 +208,16 @@ def write_results(
     *,
     context: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write the results of several targets, each into a folder of its name; as `write_result`.
+
+    Args:
+        results: by the name of their folder; "" for `out_dir` itself.
+        out_dir: absent or empty, unless `overwrite`.
+        context: plain values to add to the results' own context.
+        overwrite: whether to replace what is there.
+        finish: adds files of its own to each result's folder before any of it is seen.
 
     Raises:
         UsageError: the folder holds something, or is a file, or a target's name makes no folder's name.
@@ -226,6 +234,8 @@ def write_results(
         for name, result in results.items():
             (temporary / name).mkdir(exist_ok=True)
             _write_files(result, temporary / name, {**result.context, **(context or {})})
+            if finish:
+                finish(temporary / name)
         _put_in_place(temporary, out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -292,9 +302,9 @@ def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any
         said: list[PredictionRow] = getattr(result, name)
         if said or name == "predictions":
             rows = ([r.slide_id, r.case_id, r.label, r.seed, r.fold, *map(repr, r.probs)] for r in said)
-            _write_rows(folder / file, header, rows)
+            write_rows(folder / file, header, rows)
     places = ([row.seed, row.fold, row.part, row.slide_id] for row in result.splits)
-    _write_rows(folder / "splits.csv", ["seed", "fold", "part", "slide_id"], places)
+    write_rows(folder / "splits.csv", ["seed", "fold", "part", "slide_id"], places)
     np.savez(folder / "attention.npz", **result.attention)
     for (seed, fold), trained in result.models.items():
         save_head(folder / "models" / f"seed{seed}-fold{fold}", trained)
@@ -324,7 +334,8 @@ def _put_in_place(new: Path, place: Path) -> None:
         old.unlink()
 
 
-def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from pathotune_pipeline.bags.coding import resolve
 from pathotune_pipeline.bags.targets import TargetSpec, target_specs
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.evaluation.crossval import CrossvalProgress, CrossvalSpec, Sources, crossval, prepare
+from pathotune_pipeline.evaluation.folds import Splitter
 from pathotune_pipeline.evaluation.material import open_material
-from pathotune_pipeline.evaluation.result import CrossvalResult, write_result, write_results
+from pathotune_pipeline.evaluation.result import CrossvalResult, write_results
 from pathotune_pipeline.evaluation.target_crossval import crossval_targets, prepare_targets
 
 
@@ -39,9 +40,21 @@ class Study:
 
 
 def run_study(
-    study: Study, spec: CrossvalSpec, *, on_progress: Callable[[CrossvalProgress], None] | None = None
+    study: Study,
+    spec: CrossvalSpec,
+    *,
+    split: Splitter | None = None,
+    finish: Callable[[Path], None] | None = None,
+    on_progress: Callable[[CrossvalProgress], None] | None = None,
 ) -> tuple[dict[str, CrossvalResult], list[str]]:
     """Read the bags, cross-validate, write `study.out`; of several targets each into a folder of its name.
+
+    Args:
+        study: from what, and where to.
+        spec: head, training, folds, seeds.
+        split: what cuts the slides into seeds and folds, instead of what the settings name.
+        finish: adds files of its own to each result's folder before any of it is seen.
+        on_progress: told of each trained model.
 
     Returns:
         The result of each target, and what a reader should know of slides and rows that were left out.
@@ -56,8 +69,10 @@ def run_study(
     if not plain:
         spec = spec.with_values(targets={name: target.model_dump(mode="json") for name, target in targets.items()})
     material = open_material(study.store, study.features, study.labels, spec=spec, targets=targets)
-    _check(*material.labelled(), targets=targets, spec=spec, plain=plain)  # before features are read
+    bags, sources = material.labelled()
+    _check(bags, replace(sources, split=split), targets=targets, spec=spec, plain=plain)  # before features are read
     bags, sources = material.read()
+    sources = replace(sources, split=split)
     told: dict[str, Any] = {"feature_set": material.features, "sources": sources, "on_progress": on_progress}
     if plain:
         results = {next(iter(targets)): crossval(bags, spec, **told)}
@@ -66,10 +81,8 @@ def run_study(
     context: dict[str, Any] = {"features": material.features, "slides": len(bags), "notes": material.notes}
     for name, result in results.items():
         result.context = {**context, "target": name}
-    if len(results) == 1:
-        write_result(next(iter(results.values())), study.out, overwrite=study.overwrite)
-    else:
-        write_results(results, study.out, overwrite=study.overwrite)
+    folders = results if len(results) > 1 else {"": next(iter(results.values()))}
+    write_results(folders, study.out, overwrite=study.overwrite, finish=finish)
     return results, material.notes
 
 

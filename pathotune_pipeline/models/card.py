@@ -1,0 +1,256 @@
+"""ModelCard: all that a model folder says of its model, as `card.json`, and how it comes about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pathotune_pipeline.archive.table import read_table
+from pathotune_pipeline.bags.coding import output_columns
+from pathotune_pipeline.bags.labels import LabelRow
+from pathotune_pipeline.bags.target_table import join_targets
+from pathotune_pipeline.bags.targets import TargetSpec, target_specs
+from pathotune_pipeline.engine.checkpoint import write_atomically
+from pathotune_pipeline.errors import CorruptDataError, UsageError
+from pathotune_pipeline.evaluation.result import CrossvalResult, read_result, write_rows
+from pathotune_pipeline.evaluation.study import Study
+from pathotune_pipeline.heads.trained import load_head
+from pathotune_pipeline.models.card_page import card_page
+from pathotune_pipeline.models.recipe import FeatureRecipe, recipe_of
+from pathotune_pipeline.provenance import fingerprint as fingerprint_of
+from pathotune_pipeline.provenance import now, package_versions
+from pathotune_pipeline.store.store import CommitRecord, open_store
+
+FORMAT = "pathotune-model"
+REVISION = 1
+CARD, PAGE, SLIDES = "card.json", "MODEL_CARD.md", "slides.csv"
+INTENDED_USE = "research use only"
+NOT_STATED = "not stated"
+SLIDE_COLUMNS = ("slide_id", "case_id", "identity", "fingerprint")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """One target as the model answers it.
+
+    Attributes:
+        name: column of the label table.
+        kind: as `bags.targets`, never "auto".
+        classes: of a class, a grade or labels.
+        horizons: times at which survival is predicted.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...] = ()
+    horizons: tuple[float, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what is predicted."""
+        return output_columns(self.kind, self.classes, self.horizons)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model folder says of its model.
+
+    Attributes:
+        fingerprint: 64 hexadecimal digits over the members' weights, the targets and the features' recipe.
+        head: the head's name.
+        members: folders of the trained heads below the model's; their answers are averaged.
+        targets: in the order of the answers.
+        features: which features it takes.
+        data: hash of the label table, the store's name, hash of the features' commits, numbers of slides and cases of
+            each part, notes.
+        scores: of the targets, by name: scores with intervals; empty where nothing was held out.
+        judged_on: what the scores are of.
+        training: settings.
+        temperatures: of the members, as fitted on validation; empty for what has none.
+        licences: of the encoder's weights, the data and the code.
+        intended_use: what it is for.
+        versions: of the libraries.
+        made: when, UTC.
+    """
+
+    fingerprint: str
+    head: str
+    members: tuple[str, ...]
+    targets: tuple[TargetFacts, ...]
+    features: FeatureRecipe
+    data: dict[str, Any]
+    scores: dict[str, Any]
+    judged_on: str
+    training: dict[str, Any]
+    temperatures: tuple[float | None, ...] = ()
+    licences: dict[str, str] = field(default_factory=dict)
+    intended_use: str = INTENDED_USE
+    versions: dict[str, str] = field(default_factory=dict)
+    made: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, with format and revision."""
+        return {"format": FORMAT, "revision": REVISION, **asdict(self)}
+
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What `as_dict` gave, back from JSON.
+
+        Raises:
+            CorruptDataError: it is of another format, or something is missing.
+        """
+        plain = dict(values)
+        if (plain.pop("format", None), plain.pop("revision", None)) != (FORMAT, REVISION):
+            raise CorruptDataError(
+                f"{CARD}: expected {FORMAT!r} revision {REVISION}, found {values.get('format')!r} "
+                f"{values.get('revision')!r}. Use the version that wrote it."
+            )
+        try:
+            targets = tuple(
+                TargetFacts(each["name"], each["kind"], tuple(each["classes"]), tuple(each["horizons"]))
+                for each in plain.pop("targets")
+            )
+            features = FeatureRecipe.of_dict(plain.pop("features"))
+            members, temperatures = tuple(plain.pop("members")), tuple(plain.pop("temperatures"))
+            return cls(members=members, targets=targets, features=features, temperatures=temperatures, **plain)
+        except (KeyError, TypeError) as error:
+            raise CorruptDataError(f"{CARD}: it cannot be read ({type(error).__name__}: {error}).") from None
+
+
+def card_writer(study: Study, *, licence: str = NOT_STATED) -> Callable[[Path], None]:
+    """What adds a card to a result's folder, for `run_study(finish=...)`.
+
+    Args:
+        study: from what the models were made.
+        licence: of the data, as the user states it.
+    """
+
+    def finish(folder: Path) -> None:
+        result = read_result(folder)
+        store = open_store(study.store)
+        features_set = store.find_set(str(result.context["features"]))
+        records = store.records(features_set)
+        targets = target_specs(study.target, result.settings.get("targets") or {})
+        used = {row.slide_id for row in result.splits}
+        labels = _labels(study.labels, records, targets)
+        write_card(
+            folder,
+            result,
+            recipe_of(store, features_set),
+            slides=[(record, labels[slide_id]) for slide_id, record in records.items() if slide_id in used],
+            data={"store": store.name, "labels_sha256": hashlib.sha256(study.labels.read_bytes()).hexdigest()},
+            licence=licence,
+        )
+
+    return finish
+
+
+def write_card(
+    folder: Path,
+    result: CrossvalResult,
+    features: FeatureRecipe,
+    *,
+    slides: Sequence[tuple[CommitRecord, LabelRow]],
+    data: Mapping[str, Any],
+    licence: str,
+) -> ModelCard:
+    """Write `slides.csv`, `MODEL_CARD.md` and, last, `card.json` into a result's folder.
+
+    Args:
+        folder: as `write_result` wrote it.
+        result: what is in it.
+        features: which the models take.
+        slides: commit and label of every slide that is in a part.
+        data: further facts of the data.
+        licence: of the data.
+    """
+    members = member_folders(folder)
+    targets = targets_of(folder / members[0], result)
+    parts = {
+        part: {row.slide_id for row in result.splits if row.part == part} for part in ("train", "val", "test")
+    }  # of a cross-validation a slide is in each
+    cases = {record.slide_id: label.case_id for record, label in slides}
+    commits = "".join(f"{record.slide_id} {record.fingerprint}\n" for record, _ in slides)
+    card = ModelCard(
+        fingerprint=fingerprint_members(folder, members, targets, features),
+        head=str(result.settings["head"]),
+        members=tuple(members),
+        targets=targets,
+        features=features,
+        data={
+            **data,
+            "commits_sha256": hashlib.sha256(commits.encode()).hexdigest(),
+            "slides": {part: len(ids) for part, ids in parts.items()},
+            "cases": {part: len({cases[each] for each in ids if each in cases}) for part, ids in parts.items()},
+            "notes": list(dict.fromkeys([*result.notes, *result.context.get("notes", [])])),
+        },
+        scores={str(result.context.get("target", "")): result.scores} if result.scores else {},
+        judged_on=_judged_on(result),
+        training=result.settings,
+        temperatures=tuple(run.temperature for run in result.runs),
+        licences={"encoder": features.licence, "data": licence, "code": "Apache-2.0"},
+        versions=package_versions(),
+        made=now(),
+    )
+    rows = (
+        [record.slide_id, label.case_id, str(record.facts.get("identity") or ""), record.fingerprint]
+        for record, label in slides
+    )
+    write_rows(folder / SLIDES, SLIDE_COLUMNS, rows)
+    write_atomically(folder / PAGE, card_page(card.as_dict()).encode())
+    text = json.dumps(card.as_dict(), indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / CARD, text.encode())
+    return card
+
+
+def member_folders(folder: Path) -> list[str]:
+    """The trained heads of a folder, below it, in the order of seed and fold.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = sorted((path.parent for path in folder.glob("models/*/head.json")), key=lambda path: _numbers(path.name))
+    if not found:
+        raise UsageError(
+            f"{folder}: no trained head is in it (models/*/head.json). Give a folder of train or crossval."
+        )
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def targets_of(member: Path, result: CrossvalResult) -> tuple[TargetFacts, ...]:
+    """The targets that a head answers, in the order of its answers."""
+    trained = load_head(member)
+    if trained.task is None:
+        return (TargetFacts(str(result.context.get("target", "target")), result.kind, trained.classes),)
+    return tuple(TargetFacts(each.name, each.kind, each.classes, each.horizons) for each in trained.task.codings)
+
+
+def fingerprint_members(
+    folder: Path, members: Iterable[str], targets: Sequence[TargetFacts], features: FeatureRecipe
+) -> str:
+    """The model's fingerprint: its members' weights, what they answer, and what they take."""
+    weights = [hashlib.sha256((folder / each / "head.safetensors").read_bytes()).hexdigest() for each in members]
+    tasks = [asdict(each) for each in targets]
+    return fingerprint_of("model", REVISION, {"weights": weights, "targets": tasks, "features": features.fingerprint})
+
+
+def _labels(table: Path, slide_ids: Iterable[str], targets: Mapping[str, TargetSpec]) -> dict[str, LabelRow]:
+    return join_targets(slide_ids, read_table(table).rows, targets).labels
+
+
+def _judged_on(result: CrossvalResult) -> str:
+    if not result.predictions:
+        return "nothing: no slide was held out"
+    slides = {row.slide_id for row in result.predictions}
+    cases = {row.case_id for row in result.predictions}
+    whose = "the held-out test part" if len({run.fold for run in result.runs}) == 1 else "all slides, out of fold"
+    return f"{whose}: {len(slides)} slides of {len(cases)} patients"
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    digits = "".join(mark if mark.isdigit() else " " for mark in name).split()
+    return tuple(int(each) for each in digits)
