@@ -58,12 +58,21 @@ class BagDataset:
             CorruptDataError: what was committed cannot be read.
         """
         record = self.records[index]
-        valid = self.store.read(record, "valid").astype(bool)
         row = self.labels[record.slide_id]
-        return Bag(
-            features=self.store.read(record, "features")[valid],
-            coords=self.store.read(record.made_from("tiles"), "coords")[valid],
-            bag_id=record.slide_id,
-            group=row.case_id,
-            target=row.label,
-        )
+        return read_bag(self.store, record, case_id=row.case_id, target=row.label)
+
+
+def read_bag(store: FeatureStore, record: CommitRecord, *, case_id: str, target: str | None = None) -> Bag:
+    """A committed slide as a bag: features [N, D] and coords int64 [N, 2] of readable tiles, in raster order.
+
+    Raises:
+        CorruptDataError: what was committed cannot be read.
+    """
+    valid = store.read(record, "valid").astype(bool)
+    return Bag(
+        features=store.read(record, "features")[valid],
+        coords=store.read(record.made_from("tiles"), "coords")[valid],
+        bag_id=record.slide_id,
+        group=case_id,
+        target=target,
+    )

@@ -254,7 +254,7 @@ def read_result(folder: Path) -> CrossvalResult:
         if record.pop("format") != FORMAT or record.pop("revision") != REVISION:
             raise CorruptDataError(f"{folder}: not a cross-validation of a format that this version knows.")
         classes = tuple(record.pop("classes"))
-        columns = _columns(record.get("kind", ""), classes)
+        columns = table_columns(record.get("kind", ""), classes)
         record["horizons"] = tuple(record.get("horizons", ()))
         for name in ("runs", "runs_last"):
             record[name] = [FoldRun(**_known(FoldRun, run)) for run in record.get(name, ())]
@@ -297,7 +297,7 @@ def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any
         record |= {"kind": result.kind, "horizons": result.horizons}
     text = json.dumps(record, indent=1, allow_nan=False)
     (folder / "crossval.json").write_text(text + "\n", encoding="utf-8")
-    header = ["slide_id", "case_id", "label", "seed", "fold", *_columns(result.kind, result.classes)]
+    header = ["slide_id", "case_id", "label", "seed", "fold", *table_columns(result.kind, result.classes)]
     for name, file in PREDICTIONS.items():
         said: list[PredictionRow] = getattr(result, name)
         if said or name == "predictions":
@@ -312,7 +312,7 @@ def _write_files(result: CrossvalResult, folder: Path, context: Mapping[str, Any
             save_head(folder / "models" / f"seed{seed}-fold{fold}" / "last", trained.last)
 
 
-def _columns(kind: str, names: Sequence[str]) -> list[str]:
+def table_columns(kind: str, names: Sequence[str]) -> list[str]:
     """Of the predictions' table: probabilities, or what else is predicted by its own name."""
     return [f"prob_{name}" if not kind or kind in PROBABLE else name for name in names]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from pathotune_pipeline.errors import CorruptDataError, UsageError
-from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.plan import ExtractSpec, Recipe
 from pathotune_pipeline.spec import is_hashed
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
@@ -120,6 +120,19 @@ def recipe_of(store: FeatureStore, features_set: SetName) -> FeatureRecipe:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(f"{record.group}: its attributes cannot be read ({error}). Extract it again.") from None
+
+
+def recipe_of_spec(recipe: Recipe) -> FeatureRecipe:
+    """The recipe of an extraction that is yet to be done."""
+    return FeatureRecipe(
+        name=str(recipe.features_set).removeprefix("features-"),
+        fingerprint=recipe.features_set.recipe,
+        dim=recipe.card.dim,
+        mpp=recipe.mpp,
+        tile_px=recipe.tile_px,
+        encoder=recipe.card.model_dump(mode="json"),
+        extraction=_deciding_settings(recipe.spec.recorded()),
+    )
 
 
 def _deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""Predictions: of a store's features, or end to end from slides."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pathotune_pipeline.archive.manifest import Manifest
+from pathotune_pipeline.bags.dataset import read_bag
+from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.errors import CorruptDataError
+from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
+from pathotune_pipeline.features.extract import check_device, extract, may_use_gpus
+from pathotune_pipeline.features.plan import ExtractSpec, make_recipe
+from pathotune_pipeline.models.folder import Model
+from pathotune_pipeline.models.inputs import InputSlide, inputs_of_run, inputs_of_store, quality_of
+from pathotune_pipeline.models.quality import PredictSpec, objections
+from pathotune_pipeline.models.recipe import recipe_of, recipe_of_spec
+from pathotune_pipeline.models.table import PredictionLine
+from pathotune_pipeline.store.layout import SetName
+from pathotune_pipeline.store.store import FeatureStore
+
+OnLine = Callable[[PredictionLine], None]
+
+
+def predict_store(
+    model: Model, store: FeatureStore, features: str | None, spec: PredictSpec, *, on_line: OnLine | None = None
+) -> list[PredictionLine]:
+    """Predict every slide of a feature set, and tell of those that its last run could not make.
+
+    Args:
+        model: which.
+        store: holds the features.
+        features: name of the set, or its beginning; None takes the one that the model was trained on.
+        spec: when to abstain.
+        on_line: told of each slide.
+
+    Raises:
+        UsageError: there is no such set, or it is of another recipe than the model's.
+    """
+    features_set = model_set(model, store, features)
+    return predict_inputs(model, store, inputs_of_store(store, features_set), spec, on_line=on_line)
+
+
+def model_set(model: Model, store: FeatureStore, features: str | None) -> SetName:
+    """The set that is meant, checked to be of the model's recipe.
+
+    Raises:
+        UsageError: there is none, or it is of another recipe.
+    """
+    features_set = store.find_set(features or model.card.features.name)
+    model.check_features(recipe_of(store, features_set))
+    return features_set
+
+
+def predict_inputs(
+    model: Model,
+    store: FeatureStore,
+    inputs: Iterable[InputSlide],
+    spec: PredictSpec,
+    *,
+    on_line: OnLine | None = None,
+) -> list[PredictionLine]:
+    """One line for each slide, in the same order; one bag at a time is in memory."""
+    lines = []
+    for each in inputs:
+        line = _predict_one(model, store, each, spec)
+        lines.append(line)
+        if on_line:
+            on_line(line)
+    return lines
+
+
+def predict_slides(
+    model: Model,
+    manifest: Manifest,
+    store: FeatureStore,
+    spec: PredictSpec,
+    *,
+    extraction: ExtractSpec,
+    execution: ExecutionSpec,
+    **told: Any,
+) -> list[PredictionLine]:
+    """Predict slides end to end: their features are made by the model's recipe, into a store.
+
+    Args:
+        model: which.
+        manifest: the slides.
+        store: where features go, or are already; made if it is new.
+        spec: when to abstain.
+        extraction: of `model_extraction`.
+        execution: where the work is done.
+        told: `pseudonymiser`, `on_plan` and `on_outcome` as `extract` takes them; `on_line`.
+
+    Raises:
+        UsageError: the store cannot be written.
+        WeightsError: the encoder's weights cannot be had.
+        StoreUnwritableError: the store became full or read-only.
+    """
+    on_line: OnLine | None = told.pop("on_line", None)
+    check_device(extraction, execution)
+    with create_executor(execution, gpus=may_use_gpus(extraction)) as executor:
+        result = extract(manifest, extraction, store, executor, **told)
+    name = SetName.parse(f"features-{result.features}")
+    return predict_inputs(model, store, inputs_of_run(manifest, result, store, name), spec, on_line=on_line)
+
+
+def model_extraction(model: Model, changes: Mapping[str, Mapping[str, Any]]) -> ExtractSpec:
+    """How the model's features are made of other slides.
+
+    Args:
+        model: which.
+        changes: section -> setting -> value: where files lie, threads, device. What would make other features is refused.
+
+    Raises:
+        UsageError: the folder does not say how, or the changes make other features.
+        WeightsError: the encoder's weights cannot be had.
+    """
+    spec = model.card.features.extract_spec(changes)
+    encoder = create_encoder(spec.encoder)
+    model.check_features(recipe_of_spec(make_recipe(spec, encoder.card, encoder.recipe())))
+    return spec
+
+
+class TemporaryStore:
+    """A store beside the table, for slides whose features nobody keeps. A context manager.
+
+    It bears the table's name, so that the same command goes on after a kill, and it goes when all is done.
+    """
+
+    def __init__(self, table: Path) -> None:
+        self.path = table.with_name(f".{table.name}.store")
+
+    def __enter__(self) -> FeatureStore:
+        return FeatureStore(self.path)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _predict_one(model: Model, store: FeatureStore, slide: InputSlide, spec: PredictSpec) -> PredictionLine:
+    if slide.record is None or slide.failed:
+        return PredictionLine(
+            slide.slide_id, slide.case_id, "failed", slide.reason or "no features of it are in the store"
+        )
+    facts = slide.record.facts
+    tiles, invalid = int(facts["tiles"]), int(facts["invalid_tiles"])
+    if not tiles:
+        return PredictionLine(slide.slide_id, slide.case_id, "abstained", slide.reason or "it has no tiles")
+    try:
+        quality = quality_of(store, slide.record)
+        found = objections(spec, tiles=tiles, invalid=invalid, quality=quality, flags=facts.get("flags") or ())
+        if found:
+            return PredictionLine(slide.slide_id, slide.case_id, "abstained", "; ".join(found), tiles=tiles - invalid)
+        answer = model.answer(read_bag(store, slide.record, case_id=slide.case_id))
+    except CorruptDataError as error:
+        return PredictionLine(slide.slide_id, slide.case_id, "failed", str(error))
+    values = dict(answer.values)
+    if spec.calibrated:
+        values |= {name: scaled for name, scaled in answer.calibrated.items() if scaled is not None}
+    return PredictionLine(slide.slide_id, slide.case_id, "predicted", values=values, tiles=tiles - invalid)
