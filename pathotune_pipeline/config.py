@@ -41,6 +41,7 @@ _HOMES = {
     "audit": "archive.audit:AuditSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
     "model": "models.train:ModelSpec",
+    "evaluate": "models.evaluate:EvaluateSpec",
     "predict": "models.quality:PredictSpec",
     "import": "exchange.geometry:ImportSpec",
 }

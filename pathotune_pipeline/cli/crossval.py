@@ -5,9 +5,6 @@ Example:
   pathotune crossval ... --target grade:ordinal --out model/
   pathotune crossval ... --target os_months:survival-cox:os_event --out model/
   pathotune crossval ... --target er_status --target ki67:regression --out model/
-  pathotune crossval ... --target class --assignments folds.json --out model/     # a test case stays one, night after night
-  pathotune crossval ... --target class --splits splits/ --out model/             # of CLAM, SurvPath, Patho-Bench, STAMP
-  pathotune crossval ... --target class --site tcga --test-where cohort=external --out model/
 
 Kinds of target: binary, multiclass, multilabel, ordinal, regression, survival-discrete, survival-cox.
 """
@@ -102,20 +99,35 @@ def learn(arguments: argparse.Namespace, spec: Any, work: Callable[[Any], Any]) 
 
     with bar:
         results, notes = work(on_progress)
+    tell_results(results, notes, arguments.out, as_json=arguments.json)
+    return 0
+
+
+def tell_results(
+    results: Mapping[str, Any], notes: list[str], out: Path | None, *, as_json: bool, every: bool = False
+) -> None:
+    """Print the scores of each target.
+
+    Args:
+        results: a CrossvalResult for each target.
+        notes: what a reader should know besides what the results say.
+        out: the folder that was written, or None.
+        as_json: as JSON.
+        every: all scores, and not the first ones alone.
+    """
     said = list(dict.fromkeys(note for result in results.values() for note in [*result.notes, *notes]))
     if len(results) == 1:
         (result,) = results.values()
-        tell(result.scores, said, arguments.out, as_json=arguments.json, beside=beside(result))
-    elif arguments.json:
+        tell(result.scores, said, out, as_json=as_json, every=every, beside=beside(result))
+    elif as_json:
         scores = {name: result.scores for name, result in results.items()}
-        print(json.dumps({"targets": scores, "notes": said, "out": str(arguments.out)}))
+        print(json.dumps({"targets": scores, "notes": said, "out": str(out)}))
     else:
         for name, result in results.items():
             print(name)
-            tell(result.scores, [], arguments.out / name, as_json=False, beside=beside(result))
+            tell(result.scores, [], out / name if out else None, as_json=False, every=every, beside=beside(result))
         for note in said:
             print(f"note: {note}")
-    return 0
 
 
 def beside(result: Any) -> dict[str, Any]:
@@ -125,22 +137,29 @@ def beside(result: Any) -> dict[str, Any]:
 
 
 def tell(
-    scores: dict[str, Any], notes: list[str], out: Path, *, as_json: bool, beside: Mapping[str, Any] | None = None
+    scores: dict[str, Any],
+    notes: list[str],
+    out: Path | None,
+    *,
+    as_json: bool,
+    every: bool = False,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print the scores."""
+    """Print the scores; the first ones, or every one."""
     more = beside or {}
     if as_json:
         others = {f"scores_{name}": each for name, each in more.items()}
-        print(json.dumps({"scores": scores, **others, "notes": notes, "out": str(out)}))
+        print(json.dumps({"scores": scores, **others, "notes": notes, "out": str(out) if out else None}))
         return
-    for name in headlines(scores):
+    for name in scores if every else headlines(scores):
         print(f"{name:<18} {_value(scores[name])}")
     for where, each in more.items():
         name = headlines(each)[0]
         print(f"{name + ', ' + where:<18} {_value(each[name])}")
     for note in notes:
         print(f"note: {note}")
-    print(f"written to {out}")
+    if out:
+        print(f"written to {out}")
 
 
 def _value(score: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ VERBS = {
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "compare": Verb("whether one model is better than others on the same slides", "pathotune_pipeline.cli.compare"),
     "train": Verb("a model for use: a folder with weights, card and held-out scores", "pathotune_pipeline.cli.train"),
+    "evaluate": Verb("a model, or a table of predictions, against labels", "pathotune_pipeline.cli.evaluate"),
     "predict": Verb("slides to a table of predictions, with abstentions", "pathotune_pipeline.cli.predict"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
     "export": Verb("features as TRIDENT, CLAM, STAMP, LazySlide or plain tensors", "pathotune_pipeline.cli.export"),

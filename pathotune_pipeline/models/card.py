@@ -42,12 +42,14 @@ class TargetFacts:
         kind: as `bags.targets`, never "auto".
         classes: of a class, a grade or labels.
         horizons: times at which survival is predicted.
+        event: of survival, the column that said whether the event was seen.
     """
 
     name: str
     kind: str
     classes: tuple[str, ...] = ()
     horizons: tuple[float, ...] = ()
+    event: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ class ModelCard:
             )
         try:
             targets = tuple(
-                TargetFacts(each["name"], each["kind"], tuple(each["classes"]), tuple(each["horizons"]))
+                TargetFacts(each["name"], each["kind"], tuple(each["classes"]), tuple(each["horizons"]), each["event"])
                 for each in plain.pop("targets")
             )
             features = FeatureRecipe.of_dict(plain.pop("features"))
@@ -226,7 +228,11 @@ def targets_of(member: Path, result: CrossvalResult) -> tuple[TargetFacts, ...]:
     trained = load_head(member)
     if trained.task is None:
         return (TargetFacts(str(result.context.get("target", "target")), result.kind, trained.classes),)
-    return tuple(TargetFacts(each.name, each.kind, each.classes, each.horizons) for each in trained.task.codings)
+    asked = result.settings.get("targets") or {}
+    return tuple(
+        TargetFacts(each.name, each.kind, each.classes, each.horizons, (asked.get(each.name) or {}).get("event", ""))
+        for each in trained.task.codings
+    )
 
 
 def fingerprint_members(

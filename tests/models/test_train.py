@@ -32,7 +32,9 @@ def test_the_card_says_what_the_model_is(study: Study) -> None:
     told = json.loads((study.model / "card.json").read_text())
     assert (told["format"], told["revision"], told["head"]) == ("pathotune-model", 1, "abmil")
     assert told["members"] == ["models/seed0-fold0", "models/seed1-fold0"]
-    assert told["targets"] == [{"name": "grade", "kind": "binary", "classes": ["g0", "g1"], "horizons": []}]
+    assert told["targets"] == [
+        {"name": "grade", "kind": "binary", "classes": ["g0", "g1"], "horizons": [], "event": ""}
+    ]
     assert told["features"]["name"].startswith("stain-texture-128px-0.5mpp-")
     assert told["features"]["extraction"]["tiles"]["tile_px"] == 128
     assert "mpp_override" not in told["features"]["extraction"]["slide"]
