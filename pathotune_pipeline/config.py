@@ -43,6 +43,7 @@ _HOMES = {
     "model": "models.train:ModelSpec",
     "evaluate": "models.evaluate:EvaluateSpec",
     "predict": "models.quality:PredictSpec",
+    "heatmap": "models.heatmap:HeatmapSpec",
     "import": "exchange.geometry:ImportSpec",
 }
 SECTIONS = tuple(_HOMES)

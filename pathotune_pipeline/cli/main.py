@@ -37,6 +37,7 @@ VERBS = {
     "train": Verb("a model for use: a folder with weights, card and held-out scores", "pathotune_pipeline.cli.train"),
     "evaluate": Verb("a model, or a table of predictions, against labels", "pathotune_pipeline.cli.evaluate"),
     "predict": Verb("slides to a table of predictions, with abstentions", "pathotune_pipeline.cli.predict"),
+    "heatmap": Verb("where a model looks: PNG, GeoJSON, pyramidal TIFF, tiles", "pathotune_pipeline.cli.heatmap"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
     "export": Verb("features as TRIDENT, CLAM, STAMP, LazySlide or plain tensors", "pathotune_pipeline.cli.export"),
     "import": Verb("features that TRIDENT, CLAM or STAMP made, into a store", "pathotune_pipeline.cli.bring"),

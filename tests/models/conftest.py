@@ -18,7 +18,7 @@ class Study:
 
     Attributes:
         archive: the slides.
-        store: their features, tiles of 128 px.
+        store: their features, tiles of 128 px at 1 um/px: 256 px of level 0.
         labels: a table with classes, times and numbers.
         model: a folder that train wrote: abmil for `grade`, two members.
     """
@@ -35,9 +35,9 @@ class Study:
 
 
 def extract(archive: Path, store: Path, *more: object) -> None:
-    """Extract with tiles of 128 px; slides that are none fail."""
-    words = ("extract", "--slides", archive, "--store", store, "--tile-px", 128, "--executor", "serial", *more)
-    assert main([str(word) for word in words]) in (0, 3)
+    """Extract with tiles of 128 px at 1 um/px, unless told else; slides that are none fail."""
+    words = ("extract", "--slides", archive, "--store", store, "--tile-px", 128, "--mpp", 1, "--executor", "serial")
+    assert main([str(word) for word in (*words, *more)]) in (0, 3)
 
 
 @pytest.fixture(scope="session")

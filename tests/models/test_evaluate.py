@@ -20,7 +20,7 @@ def external(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Four slides of another hospital: store and labels."""
     place = tmp_path_factory.mktemp("external")
     for number in range(4):
-        write_slide(place / "slides" / f"e{number}.tif", size_px=(768, 768), seed=70 + number)
+        write_slide(place / "slides" / f"e{number}.tif", size_px=(1280, 1280), seed=70 + number)
     extract(place / "slides", place / "store")
     rows = [f"e{n}.tif,E{n},g{n % 2},{5 + n},{n % 2}" for n in range(4)]
     (place / "labels.csv").write_text("\n".join(["slide,patient,Diagnosis,months,dead", *rows]) + "\n")

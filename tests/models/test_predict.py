@@ -86,13 +86,13 @@ def test_features_of_another_recipe_are_refused(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "s"
-    extract(study.archive / "case-1", store, "--mpp", 1)
+    extract(study.archive / "case-1", store, "--mpp", 2)
     capsys.readouterr()
     assert (
         predict("--model", study.model, "--store", store, "--features", "stain-texture", "--out", tmp_path / "p") == 2
     )
     said = capsys.readouterr().err
-    assert "mpp: 0.5 / 1.0" in said
+    assert "mpp: 1.0 / 2.0" in said
     assert "takes no other" in said
     assert predict("--model", study.model, "--store", store, "--out", tmp_path / "p") == 2
     assert "no such set" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def test_the_card_says_what_the_model_is(study: Study) -> None:
     assert told["targets"] == [
         {"name": "grade", "kind": "binary", "classes": ["g0", "g1"], "horizons": [], "event": ""}
     ]
-    assert told["features"]["name"].startswith("stain-texture-128px-0.5mpp-")
+    assert told["features"]["name"].startswith("stain-texture-128px-1mpp-")
     assert told["features"]["extraction"]["tiles"]["tile_px"] == 128
     assert "mpp_override" not in told["features"]["extraction"]["slide"]
     assert told["licences"] == {"encoder": "Apache-2.0", "data": "CC0", "code": "Apache-2.0"}
