@@ -18,7 +18,7 @@ from pathotune_pipeline.cli.flags import add_settings, given
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study(parser)
-    add_settings(parser, ("model",), without=("model.folds",))
+    add_settings(parser, ("model",), without=("model.folds", "model.site", "model.assignments"))
     add_licence(parser)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 

@@ -16,6 +16,7 @@ from pathotune_pipeline.bags.target_table import join_targets
 from pathotune_pipeline.bags.targets import TargetSpec, target_specs
 from pathotune_pipeline.engine.checkpoint import write_atomically
 from pathotune_pipeline.errors import CorruptDataError, UsageError
+from pathotune_pipeline.evaluation.pooling import FoldRun
 from pathotune_pipeline.evaluation.result import CrossvalResult, read_result, write_rows
 from pathotune_pipeline.evaluation.study import Study
 from pathotune_pipeline.heads.trained import load_head
@@ -72,7 +73,9 @@ class ModelCard:
         scores: of the targets, by name: scores with intervals; empty where nothing was held out.
         judged_on: what the scores are of.
         training: settings.
-        temperatures: of the members, as fitted on validation; empty for what has none.
+        temperatures: of the members, as fitted on validation; None where there is none.
+        thresholds: of the members, likewise: from which probability on a slide is called positive.
+        scores_external: as `scores`, of an external test set that was judged along; or empty.
         licences: of the encoder's weights, the data and the code.
         intended_use: what it is for.
         versions: of the libraries.
@@ -89,6 +92,8 @@ class ModelCard:
     judged_on: str
     training: dict[str, Any]
     temperatures: tuple[float | None, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
+    scores_external: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     intended_use: str = INTENDED_USE
     versions: dict[str, str] = field(default_factory=dict)
@@ -117,8 +122,8 @@ class ModelCard:
                 for each in plain.pop("targets")
             )
             features = FeatureRecipe.of_dict(plain.pop("features"))
-            members, temperatures = tuple(plain.pop("members")), tuple(plain.pop("temperatures"))
-            return cls(members=members, targets=targets, features=features, temperatures=temperatures, **plain)
+            lists: dict[str, Any] = {name: tuple(plain.pop(name)) for name in ("members", "temperatures", "thresholds")}
+            return cls(targets=targets, features=features, **lists, **plain)
         except (KeyError, TypeError) as error:
             raise CorruptDataError(f"{CARD}: it cannot be read ({type(error).__name__}: {error}).") from None
 
@@ -139,11 +144,13 @@ def card_writer(study: Study, *, licence: str = NOT_STATED) -> Callable[[Path], 
         targets = target_specs(study.target, result.settings.get("targets") or {})
         used = {row.slide_id for row in result.splits}
         labels = _labels(study.labels, records, targets)
+        if result.settings.get("unit") == "fuse":  # the parts name patients
+            used = {slide_id for slide_id, row in labels.items() if row.case_id in used}
         write_card(
             folder,
             result,
             recipe_of(store, features_set),
-            slides=[(record, labels[slide_id]) for slide_id, record in records.items() if slide_id in used],
+            slides=[(record, labels[name]) for name, record in records.items() if name in used and name in labels],
             data={"store": store.name, "labels_sha256": hashlib.sha256(study.labels.read_bytes()).hexdigest()},
             licence=licence,
         )
@@ -172,6 +179,7 @@ def write_card(
     """
     members = member_folders(folder)
     targets = targets_of(folder / members[0], result)
+    target, runs = str(result.context.get("target", "")), runs_of(members, result)
     parts = {
         part: {row.slide_id for row in result.splits if row.part == part} for part in ("train", "val", "test")
     }  # of a cross-validation a slide is in each
@@ -187,13 +195,15 @@ def write_card(
             **data,
             "commits_sha256": hashlib.sha256(commits.encode()).hexdigest(),
             "slides": {part: len(ids) for part, ids in parts.items()},
-            "cases": {part: len({cases[each] for each in ids if each in cases}) for part, ids in parts.items()},
+            "cases": {part: len({cases.get(each, each) for each in ids}) for part, ids in parts.items()},
             "notes": list(dict.fromkeys([*result.notes, *result.context.get("notes", [])])),
         },
-        scores={str(result.context.get("target", "")): result.scores} if result.scores else {},
+        scores={target: result.scores} if result.scores else {},
         judged_on=_judged_on(result),
         training=result.settings,
-        temperatures=tuple(run.temperature for run in result.runs),
+        temperatures=tuple(run.temperature for run in runs),
+        thresholds=tuple(run.threshold for run in runs),
+        scores_external={target: result.external["scores"]} if result.external else {},
         licences={"encoder": features.licence, "data": licence, "code": "Apache-2.0"},
         versions=package_versions(),
         made=now(),
@@ -221,6 +231,12 @@ def member_folders(folder: Path) -> list[str]:
             f"{folder}: no trained head is in it (models/*/head.json). Give a folder of train or crossval."
         )
     return [path.relative_to(folder).as_posix() for path in found]
+
+
+def runs_of(members: Iterable[str], result: CrossvalResult) -> list[FoldRun]:
+    """How each member was trained, in the members' order."""
+    runs = {f"models/seed{run.seed}-fold{run.fold}": run for run in result.runs}
+    return [runs[name] for name in members]
 
 
 def targets_of(member: Path, result: CrossvalResult) -> tuple[TargetFacts, ...]:

@@ -34,9 +34,10 @@ def card_page(card: Mapping[str, Any]) -> str:
         "## How well",
         f"Scores are of {card['judged_on']}. Intervals: 95 %, patients resampled.",
         *(_scores(name, scores) for name, scores in card["scores"].items()),
+        *(_scores(f"{name}, external test set", scores) for name, scores in card["scores_external"].items()),
         "## Data",
         _table(
-            ("part", "slides", "patients"),
+            ("part", "slides" if card["training"].get("unit") != "fuse" else "patients as bags", "patients"),
             ((part, data["slides"][part], data["cases"][part]) for part in data["slides"]),
         ),
         f"Store `{data.get('store', '')}`; commits `{data['commits_sha256'][:12]}`, label table "

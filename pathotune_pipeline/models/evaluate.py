@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pathotune_pipeline.archive.table import read_table
+from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.coding import TargetCoding
 from pathotune_pipeline.bags.dataset import BagDataset
 from pathotune_pipeline.bags.labels import LabelJoin, LabelRow
+from pathotune_pipeline.bags.patients import fuse_by_patient
 from pathotune_pipeline.bags.target_table import join_targets, targets_of_label
 from pathotune_pipeline.bags.targets import SURVIVAL, TargetSpec, target_specs
 from pathotune_pipeline.errors import ManifestError, UsageError
-from pathotune_pipeline.evaluation.result import CrossvalResult, FoldRun, PredictionRow, SplitRow, write_results
+from pathotune_pipeline.evaluation.pooling import FoldRun, PredictionRow
+from pathotune_pipeline.evaluation.result import CrossvalResult, SplitRow, write_results
 from pathotune_pipeline.evaluation.study import Study
 from pathotune_pipeline.models.card import TargetFacts
 from pathotune_pipeline.models.folder import Answer, Model
@@ -71,15 +73,15 @@ def evaluate_model(
         facts.name: _empty_result(model, facts, context={"target": column, "model": model.card.fingerprint})
         for column, (_, facts) in columns.items()
     }
-    for index in range(len(dataset)):
-        bag = dataset[index]
-        label = str(bag.target)
-        said = targets_of_label(label) if len(columns) > 1 else {next(iter(columns)): label}
-        answer = model.answer(replace(bag, target=None))
-        for column, (_, facts) in columns.items():
-            if column in said:
-                _check_label(facts, said[column], bag.bag_id)
-                _keep(results[facts.name], facts, answer, row=(bag.bag_id, bag.group, said[column]))
+    facts_of = {column: facts for column, (_, facts) in columns.items()}
+    for slide_id, row in join.labels.items():  # before features are read
+        for column, label in _said(facts_of, row.label).items():
+            _check_label(facts_of[column], label, slide_id)
+    for bag in _bags(dataset, fused=model.fused):
+        answer = model.answer(bag)
+        for column, label in _said(facts_of, str(bag.target)).items():
+            facts = facts_of[column]
+            _keep(results[facts.name], facts, answer, row=(bag.bag_id, bag.group, label))
     notes = [*join.notes, *dataset.notes, *_unlabelled(join), *_poor(dataset)]
     for result in results.values():
         result.notes += notes
@@ -89,6 +91,24 @@ def evaluate_model(
     folders = results if len(results) > 1 else {"": next(iter(results.values()))}
     write_results(folders, study.out, overwrite=study.overwrite)
     return results
+
+
+def _bags(dataset: BagDataset, *, fused: bool) -> Iterator[Bag]:
+    """One after the other; of a model of patients, all slides of one as a bag."""
+    if not fused:
+        yield from (dataset[index] for index in range(len(dataset)))
+        return
+    slides: dict[str, list[int]] = {}
+    for index, record in enumerate(dataset.records):
+        slides.setdefault(dataset.labels[record.slide_id].case_id, []).append(index)
+    for own in slides.values():
+        bags, _ = fuse_by_patient({bag.bag_id: bag for bag in (dataset[index] for index in own)})
+        yield from bags.values()
+
+
+def _said(columns: Mapping[str, TargetFacts], label: str) -> dict[str, str]:
+    """What a label says of each column."""
+    return targets_of_label(label) if len(columns) > 1 else {next(iter(columns)): label}
 
 
 def _columns(model: Model, given: Mapping[str, TargetSpec]) -> dict[str, tuple[TargetSpec, TargetFacts]]:
@@ -160,7 +180,8 @@ def _check_label(facts: TargetFacts, label: str, slide_id: str) -> None:
 
 
 def _empty_result(model: Model, facts: TargetFacts, *, context: dict[str, Any]) -> CrossvalResult:
-    heat = model.card.temperatures or (None,) * len(model.members)
+    card = model.card
+    settled = zip(model.members, card.temperatures, card.thresholds, strict=True)
     return CrossvalResult(
         settings={**model.card.training, "head": model.card.head},
         classes=facts.columns,
@@ -170,8 +191,8 @@ def _empty_result(model: Model, facts: TargetFacts, *, context: dict[str, Any]) 
         kind=facts.kind,
         horizons=facts.horizons,
         runs=[
-            FoldRun(member, 0, head.best_epoch, len(head.history), temperature)
-            for member, (head, temperature) in enumerate(zip(model.members, heat, strict=True))
+            FoldRun(member, 0, head.best_epoch, len(head.history), temperature, threshold)
+            for member, (head, temperature, threshold) in enumerate(settled)
         ],
     )
 

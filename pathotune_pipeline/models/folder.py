@@ -26,6 +26,7 @@ from pathotune_pipeline.models.card import (
     TargetFacts,
     fingerprint_members,
     member_folders,
+    runs_of,
     targets_of,
 )
 from pathotune_pipeline.models.recipe import FeatureRecipe
@@ -76,6 +77,11 @@ class Model:
         """The part of its fingerprint that stands in tables."""
         return self.card.fingerprint[:SHORT]
 
+    @property
+    def fused(self) -> bool:
+        """Whether it was trained on patients: all slides of one as a single bag."""
+        return self.card.training.get("unit") == "fuse"
+
     def target(self, name: str) -> TargetFacts:
         """A target by its name."""
         return next(each for each in self.card.targets if each.name == name)
@@ -111,13 +117,15 @@ class Model:
     @cached_property
     def seen(self) -> Seen:
         """What it was trained and validated on."""
-        slides = {row.slide_id for row in read_result(self.folder).splits if row.part in ("train", "val")}
+        result = read_result(self.folder)
+        parts = {row.slide_id for row in result.splits if row.part in ("train", "val")}
         if not (self.folder / SLIDES).exists():
-            cases = {row.case_id for row in read_result(self.folder).predictions if row.slide_id in slides}
-            return Seen(frozenset(slides), frozenset(cases), frozenset())
-        rows = [row for row in read_table(self.folder / SLIDES).rows if row["slide_id"] in slides]
+            cases = {row.case_id for row in result.predictions if row.slide_id in parts}
+            return Seen(frozenset(parts), frozenset(cases), frozenset())
+        key = "case_id" if self.fused else "slide_id"
+        rows = [row for row in read_table(self.folder / SLIDES).rows if row[key] in parts]
         return Seen(
-            frozenset(slides),
+            frozenset(row["slide_id"] for row in rows),
             frozenset(row["case_id"] for row in rows),
             frozenset(row["identity"] for row in rows if row["identity"]),
         )
@@ -199,6 +207,7 @@ def _card_of_crossval(folder: Path) -> ModelCard:
         scores={str(result.context.get("target", "")): result.scores},
         judged_on="all slides, out of fold",
         training=result.settings,
-        temperatures=tuple(run.temperature for run in result.runs),
+        temperatures=tuple(run.temperature for run in runs_of(members, result)),
+        thresholds=tuple(run.threshold for run in runs_of(members, result)),
         versions=result.versions,
     )

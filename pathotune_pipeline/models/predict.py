@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pathotune_pipeline.archive.manifest import Manifest
+from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.dataset import read_bag
+from pathotune_pipeline.bags.patients import fuse_by_patient
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
@@ -63,14 +65,15 @@ def predict_inputs(
     *,
     on_line: OnLine | None = None,
 ) -> list[PredictionLine]:
-    """One line for each slide, in the same order; one bag at a time is in memory."""
-    lines = []
-    for each in inputs:
-        line = _predict_one(model, store, each, spec)
-        lines.append(line)
-        if on_line:
-            on_line(line)
-    return lines
+    """One line for each slide, in the same order. A model of patients answers for all slides of one at once."""
+    inputs = list(inputs)
+    found: dict[str, PredictionLine] = {}
+    for together in _together(inputs, fused=model.fused):
+        for line in _predict(model, store, together, spec):
+            found[line.slide_id] = line
+            if on_line:
+                on_line(line)
+    return [found[each.slide_id] for each in inputs]
 
 
 def predict_slides(
@@ -141,24 +144,55 @@ class TemporaryStore:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _predict_one(model: Model, store: FeatureStore, slide: InputSlide, spec: PredictSpec) -> PredictionLine:
+def _together(inputs: Sequence[InputSlide], *, fused: bool) -> Iterator[list[InputSlide]]:
+    """Slides that are answered as one bag."""
+    if not fused:
+        yield from ([each] for each in inputs)
+        return
+    cases: dict[str, list[InputSlide]] = {}
+    for each in inputs:
+        cases.setdefault(each.case_id or each.slide_id, []).append(each)
+    yield from cases.values()
+
+
+def _predict(
+    model: Model, store: FeatureStore, slides: Sequence[InputSlide], spec: PredictSpec
+) -> Iterator[PredictionLine]:
+    """A line for each of the slides that are answered together."""
+    bags: dict[str, Bag] = {}
+    for slide in slides:
+        line = _left_out(store, slide, spec)
+        if line is None and slide.record is not None:
+            try:
+                bags[slide.slide_id] = read_bag(store, slide.record, case_id=slide.case_id or slide.slide_id)
+                continue
+            except CorruptDataError as error:
+                line = PredictionLine(slide.slide_id, slide.case_id, "failed", str(error))
+        if line is not None:
+            yield line
+    if not bags:
+        return
+    (whole,) = fuse_by_patient(bags)[0].values() if len(bags) > 1 else bags.values()
+    answer = model.answer(whole)
+    values = dict(answer.values)
+    if spec.calibrated:
+        values |= {name: scaled for name, scaled in answer.calibrated.items() if scaled is not None}
+    cases = {slide.slide_id: slide.case_id for slide in slides}
+    for slide_id, bag in bags.items():
+        yield PredictionLine(slide_id, cases[slide_id], "predicted", values=values, tiles=len(bag))
+
+
+def _left_out(store: FeatureStore, slide: InputSlide, spec: PredictSpec) -> PredictionLine | None:
+    """What becomes of a slide that is not predicted; None of one that is."""
     if slide.record is None or slide.failed:
-        return PredictionLine(
-            slide.slide_id, slide.case_id, "failed", slide.reason or "no features of it are in the store"
-        )
+        reason = slide.reason or "no features of it are in the store"
+        return PredictionLine(slide.slide_id, slide.case_id, "failed", reason)
     facts = slide.record.facts
     tiles, invalid = int(facts["tiles"]), int(facts["invalid_tiles"])
     if not tiles:
         return PredictionLine(slide.slide_id, slide.case_id, "abstained", slide.reason or "it has no tiles")
-    try:
-        quality = quality_of(store, slide.record)
-        found = objections(spec, tiles=tiles, invalid=invalid, quality=quality, flags=facts.get("flags") or ())
-        if found:
-            return PredictionLine(slide.slide_id, slide.case_id, "abstained", "; ".join(found), tiles=tiles - invalid)
-        answer = model.answer(read_bag(store, slide.record, case_id=slide.case_id))
-    except CorruptDataError as error:
-        return PredictionLine(slide.slide_id, slide.case_id, "failed", str(error))
-    values = dict(answer.values)
-    if spec.calibrated:
-        values |= {name: scaled for name, scaled in answer.calibrated.items() if scaled is not None}
-    return PredictionLine(slide.slide_id, slide.case_id, "predicted", values=values, tiles=tiles - invalid)
+    quality = quality_of(store, slide.record)
+    found = objections(spec, tiles=tiles, invalid=invalid, quality=quality, flags=facts.get("flags") or ())
+    if not found:
+        return None
+    return PredictionLine(slide.slide_id, slide.case_id, "abstained", "; ".join(found), tiles=tiles - invalid)

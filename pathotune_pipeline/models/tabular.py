@@ -13,7 +13,8 @@ from pathotune_pipeline.bags.labels import SLIDE_COLUMNS, LabelJoin
 from pathotune_pipeline.bags.target_table import join_targets
 from pathotune_pipeline.bags.targets import SURVIVAL, read_number, target_specs
 from pathotune_pipeline.errors import ManifestError, UsageError
-from pathotune_pipeline.evaluation.result import PROBABLE, CrossvalResult, PredictionRow, write_results
+from pathotune_pipeline.evaluation.pooling import PredictionRow
+from pathotune_pipeline.evaluation.result import PROBABLE, CrossvalResult, write_results
 from pathotune_pipeline.models.evaluate import EvaluateSpec
 from pathotune_pipeline.provenance import package_versions
 from pathotune_pipeline.registry import nearest

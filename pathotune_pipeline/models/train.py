@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
+from pathotune_pipeline.bags.split_files import read_splits
 from pathotune_pipeline.bags.splits import Fold, patient_holdout
+from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.evaluation.crossval import CrossvalProgress, CrossvalSpec
 from pathotune_pipeline.evaluation.result import CrossvalResult
 from pathotune_pipeline.evaluation.study import Study, run_study
@@ -43,7 +46,18 @@ def train_model(
     Raises:
         UsageError: the store, the set, the table or the split do not allow it.
     """
-    return run_study(study, spec, split=hold_out, finish=card_writer(study, licence=licence), on_progress=on_progress)
+    for name in ("site", "assignments"):
+        if getattr(spec, name):
+            raise UsageError(f"--{name} makes several folds, and a model is trained on one cut. It goes with crossval.")
+    if spec.splits:
+        folds = {(each.seed, each.fold) for each in read_splits(Path(spec.splits)).folds}
+        if len(folds) > 1:
+            raise UsageError(
+                f"--splits {spec.splits}: it has {len(folds)} folds, and a model is trained on one cut. Give the file of one "
+                "fold, or use crossval, whose folder is a model too."
+            )
+    split = None if spec.splits else hold_out
+    return run_study(study, spec, split=split, finish=card_writer(study, licence=licence), on_progress=on_progress)
 
 
 def hold_out(spec: CrossvalSpec, strata: Mapping[str, str], groups: Mapping[str, str]) -> Iterator[tuple[int, Fold]]:
@@ -56,5 +70,5 @@ def hold_out(spec: CrossvalSpec, strata: Mapping[str, str], groups: Mapping[str,
     """
     test_share = spec.test_share if isinstance(spec, ModelSpec) else 0.0
     fold = patient_holdout(strata, groups, test_share=test_share, val_share=spec.val_share, seed=spec.seed0)
-    for seed in range(spec.seed0, spec.seed0 + spec.seeds):
+    for seed in spec.seed_range():
         yield seed, fold

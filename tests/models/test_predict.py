@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pathotune_pipeline.bags.dataset import read_bag
 from pathotune_pipeline.cli import main
+from pathotune_pipeline.models import open_model
 from pathotune_pipeline.models.quality import PredictSpec, objections
+from pathotune_pipeline.store.store import open_store
 from pathotune_pipeline.testing.slides import write_slide
 from pathotune_pipeline.tissue.quality import Quality
 from tests.models.conftest import FAST, Study, extract
@@ -143,6 +147,29 @@ def test_several_targets_stand_side_by_side(study: Study, tmp_path: Path) -> Non
     row = rows_of(out)["case-1%2Fs2.tif"]
     assert {"grade.predicted", "grade.prob_g0", "grade.prob_g1", "ki67.predicted"} <= row.keys()
     assert np.isfinite(float(row["ki67.predicted"]))
+
+
+def test_a_model_of_patients_answers_for_all_slides_of_one(study: Study, tmp_path: Path) -> None:
+    words = study.words("train", *FAST, "--unit", "fuse", "--head", "abmil", "--out", tmp_path / "m")
+    assert main(words) == 0
+    model = open_model(tmp_path / "m")
+    assert model.fused
+    assert model.card.data["cases"] == {"train": 2, "val": 2, "test": 2}
+    assert len(model.seen.slides) == len(model.seen.cases) == 4
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,case_id\n" + "".join(f"case-1/s{n}.tif,C{n // 4}\n" for n in (2, 3)))
+    source = ("--slides", study.archive, "--manifest", manifest, "--executor", "serial", "--store", tmp_path / "s")
+    assert predict("--model", tmp_path / "m", *source, "--out", tmp_path / "p.csv") == 0
+    one, other = rows_of(tmp_path / "p.csv").values()
+    assert one["prob_g1"] == other["prob_g1"]
+    store = open_store(tmp_path / "s")
+    bags = [read_bag(store, record, case_id="C0") for record in store.records(store.find_set("stain-texture")).values()]
+    both = replace(
+        bags[0],
+        features=np.concatenate([bag.features for bag in bags]),
+        coords=np.concatenate([bag.coords for bag in bags]),
+    )
+    assert float(one["prob_g1"]) == pytest.approx(float(model.answer(both).values["grade"][1]), abs=1e-12)
 
 
 def test_wrong_calls_are_one_clear_line(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

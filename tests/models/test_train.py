@@ -102,6 +102,19 @@ def test_nothing_held_out(study: Study, tmp_path: Path) -> None:
     assert read_result(tmp_path / "m").predictions == []
 
 
+def test_a_split_file_says_who_is_held_out(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = ["test", "test", "val", "val", "train", "train"]
+    table = tmp_path / "split.csv"
+    table.write_text("case_id,split\n" + "".join(f"P{n},{part}\n" for n, part in enumerate(parts)))
+    words = ("--head", "mean", "--splits", table, "--out", tmp_path / "m")
+    assert main(study.words("train", *FAST, *words)) == 0
+    assert open_model(tmp_path / "m").seen.cases == {"P2", "P3", "P4", "P5"}
+    table.write_text("case_id,fold\n" + "".join(f"P{n},{n // 2}\n" for n in range(6)))
+    capsys.readouterr()
+    assert main(study.words("train", *FAST, "--splits", table, "--out", tmp_path / "n")) == 2
+    assert "3 folds, and a model is trained on one cut" in capsys.readouterr().err
+
+
 def test_a_cross_validation_is_a_model_too(study: Study, tmp_path: Path) -> None:
     fast = ("--set", "crossval.train={epochs: 1, min_epochs: 0}", "--folds", 2, "--seeds", 1, "--head", "mean")
     assert main(study.words("crossval", *fast, "--out", tmp_path / "cv")) == 0
@@ -138,6 +151,8 @@ def test_a_failure_leaves_no_folder(study: Study, tmp_path: Path, capsys: pytest
         (("--test-share", 1), "less than 1"),
         (("--head", "abml"), "Did you mean 'abmil'"),
         (("--set", "model.folds=3"), "less than or equal to 1"),
+        (("--set", "model.site=tcga"), "goes with crossval"),
+        (("--splits", tmp_path / "absent"), "no such file or folder"),
         (("--set", "model.train={lr: -1}"), "greater than 0"),
     ):
         assert main(study.words("train", *more, "--out", tmp_path / "m")) == 2, more
