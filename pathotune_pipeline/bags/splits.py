@@ -106,7 +106,8 @@ def patient_holdout(
         raise UsageError(f"Shares of {test_share} for test and {val_share} for validation: give 0 or more, under 1.")
     ids = sorted(labels)
     _check_counts(labels, groups, 3, asked="A patient-grouped split was asked for")
-    rest, test = tuple(ids), ()
+    rest: tuple[str, ...] = tuple(ids)
+    test: tuple[str, ...] = ()
     if test_share:
         rest, test = split_off_validation(ids, labels, groups, key=(seed, _HELD_OUT), share=test_share)
     train, val = split_off_validation(rest, labels, groups, key=(seed, 0), share=val_share)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathotune_pipeline.models.folder import Model
     from pathotune_pipeline.models.quality import PredictSpec
     from pathotune_pipeline.models.table import PredictionLine
+    from pathotune_pipeline.store.store import FeatureStore
 
 _OPEN = ("encoder", "regions", "slide", "engine", "leases", "staging", "execution")
 _FIXED = frozenset(
@@ -84,9 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--features goes without --slides: from slides, the model's own features are made.")
     check_place(arguments.out, overwrite=arguments.overwrite)
     model = open_model(arguments.model, device=spec.device)
-    lines = _from_slides(arguments, model, spec, settings) if from_slides else _from_store(arguments, model, spec)
     make = case_table if spec.by == "case" else slide_table
-    write_table(arguments.out, make(lines, model.card.targets, model.short), overwrite=arguments.overwrite)
+    with _features(arguments) as store:  # a temporary one stays until the table is written
+        if from_slides:
+            lines = _from_slides(arguments, model, store, settings)
+        else:
+            lines = _from_store(arguments, model, store, spec)
+        write_table(arguments.out, make(lines, model.card.targets, model.short), overwrite=arguments.overwrite)
     counts = count_statuses(lines)
     if arguments.json:
         print(json.dumps({"counts": counts, "model": model.card.fingerprint, "out": str(arguments.out)}))
@@ -106,29 +111,39 @@ def _tell(lines: list[PredictionLine], counts: dict[str, int]) -> None:
             print(f"{line.status:<9} {line.slide_id}: {line.reason}")
 
 
-def _from_store(arguments: argparse.Namespace, model: Model, spec: PredictSpec) -> list[PredictionLine]:
+def _features(arguments: argparse.Namespace) -> AbstractContextManager[FeatureStore]:
+    """The store of the features, or one beside the table."""
+    from pathotune_pipeline.models.predict import TemporaryStore
+    from pathotune_pipeline.store.store import FeatureStore, open_store
+
+    if arguments.store is None:
+        return TemporaryStore(arguments.out)
+    from_slides = arguments.slides is not None or arguments.manifest is not None
+    return nullcontext(FeatureStore(arguments.store) if from_slides else open_store(arguments.store))
+
+
+def _from_store(
+    arguments: argparse.Namespace, model: Model, store: FeatureStore, spec: PredictSpec
+) -> list[PredictionLine]:
     from pathotune_pipeline.models.predict import predict_store
-    from pathotune_pipeline.store.store import open_store
 
     with _bar("predict", arguments) as bar:
-        return predict_store(
-            model, open_store(arguments.store), arguments.features, spec, on_line=lambda line: bar.update()
-        )
+        return predict_store(model, store, arguments.features, spec, on_line=lambda line: bar.update())
 
 
 def _from_slides(
-    arguments: argparse.Namespace, model: Model, spec: PredictSpec, settings: dict[str, Spec]
+    arguments: argparse.Namespace, model: Model, store: FeatureStore, settings: dict[str, Spec]
 ) -> list[PredictionLine]:
     from pathotune_pipeline.execution.executor import ExecutionSpec
-    from pathotune_pipeline.models.predict import TemporaryStore, model_extraction, predict_slides
-    from pathotune_pipeline.store.store import FeatureStore
+    from pathotune_pipeline.models.predict import model_extraction, predict_slides
+    from pathotune_pipeline.models.quality import PredictSpec
 
-    execution = settings["execution"]
+    spec, execution = settings["predict"], settings["execution"]
+    assert isinstance(spec, PredictSpec)
     assert isinstance(execution, ExecutionSpec)
     manifest, pseudonymiser = source(arguments)
     extraction = model_extraction(model, _changes(settings, spec.device))
-    kept: Any = nullcontext(FeatureStore(arguments.store)) if arguments.store else TemporaryStore(arguments.out)
-    with kept as store, _bar("extract", arguments) as bar:
+    with _bar("extract", arguments) as bar:
         bar.reset(total=len(manifest))
 
         def on_plan(plan: Any) -> None:
