@@ -110,7 +110,8 @@ def overview() -> str:
         "  pathotune extract  --slides archive/ --store store/ --encoder stain-texture --mpp 0.5\n"
         "  pathotune crossval --store store/ --features stain-texture --labels labels.csv --target class \\\n"
         "                     --head abmil --out model/\n"
-        "  pathotune report   --store store/ --model model/ --out report/\n\n"
+        "  pathotune report   --store store/ --model model/ --out report/\n"
+        "  pathotune predict  --model model/ --slides new-slides/ --out predictions.csv\n\n"
         "Each command has --help with an example. Exit codes: 0 all well; 3 some slides failed; 2 the call was wrong; "
         "1 the unexpected."
     )

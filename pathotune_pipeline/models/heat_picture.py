@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pathotune_pipeline.geometry import Mpp, Size
 from pathotune_pipeline.models.field import AttentionField, colours
+from pathotune_pipeline.reports.overlay import HEAT_ALPHA
 
-ALPHA = 0.6
 _MARGIN, _BAR_PX, _GAP, _FONT_PX = 24, 18, 20, 17
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 _LENGTHS_UM = tuple(base * 10**power for power in range(1, 6) for base in (1, 2, 5))
@@ -59,7 +59,7 @@ def write_heat_picture(
     levels, covered = field.sample(x, y)
     grey = cv2.cvtColor(cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float64)
     behind = float(grey[covered].mean()) if covered.any() else 255.0
-    grey[covered] = grey[covered] * (1 - ALPHA) + colours(levels)[covered] * ALPHA
+    grey[covered] = grey[covered] * (1 - HEAT_ALPHA) + colours(levels)[covered] * HEAT_ALPHA
     heat = np.rint(grey).astype(np.uint8)
     beside = width <= 1.2 * height
     places = [(_MARGIN, _top()), (_MARGIN + width + _GAP, _top()) if beside else (_MARGIN, _top() + height + _GAP)]
@@ -95,7 +95,7 @@ def _draw_colour_bar(draw: ImageDraw.ImageDraw, place: tuple[int, int], *, heigh
     left, top = place
     font = ImageFont.load_default(_FONT_PX - 3)
     for row in range(height):
-        colour = colours(np.array(1 - row / max(1, height - 1))) * ALPHA + behind * (1 - ALPHA)
+        colour = colours(np.array(1 - row / max(1, height - 1))) * HEAT_ALPHA + behind * (1 - HEAT_ALPHA)
         draw.line((left, top + row, left + _BAR_PX, top + row), fill=tuple(np.rint(colour).astype(int).tolist()))
     for percent in (0, 25, 50, 75, 100):
         y = top + round((height - 1) * (1 - percent / 100))

@@ -102,7 +102,8 @@ def test_default_yaml_is_written_from_the_specs() -> None:
 def test_every_setting_has_one_flag_and_a_sentence() -> None:
     from pathotune_pipeline import config
 
-    for group in ((*config.EXTRACTION, "execution"), ("crossval",)):
+    groups = ((*config.EXTRACTION, "execution"), ("crossval",), ("model",), ("evaluate",), ("predict",), ("heatmap",))
+    for group in groups:
         flags: list[str] = []
         for section in group:
             for leaf in config.leaves(config.section(section), (section,)):
