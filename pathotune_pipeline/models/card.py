@@ -125,7 +125,9 @@ class ModelCard:
             lists: dict[str, Any] = {name: tuple(plain.pop(name)) for name in ("members", "temperatures", "thresholds")}
             return cls(targets=targets, features=features, **lists, **plain)
         except (KeyError, TypeError) as error:
-            raise CorruptDataError(f"{CARD}: it cannot be read ({type(error).__name__}: {error}).") from None
+            raise CorruptDataError(
+                f"{CARD}: it lacks something, or has too much ({error}). Copy the folder again, whole."
+            ) from None
 
 
 def card_writer(study: Study, *, licence: str = NOT_STATED) -> Callable[[Path], None]:

@@ -181,7 +181,10 @@ def _card(folder: Path) -> ModelCard:
             raise CorruptDataError(f"--model {folder}: its {CARD} cannot be read ({error}).") from None
         if not isinstance(told, Mapping):
             raise CorruptDataError(f"--model {folder}: its {CARD} is no card.")
-        return ModelCard.of_dict(told)
+        try:
+            return ModelCard.of_dict(told)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"--model {folder}: {error}") from None
     if (folder / "crossval.json").exists():
         return _card_of_crossval(folder)
     inside = sorted(each.name for each in folder.iterdir() if (each / "models").is_dir()) if folder.is_dir() else []

@@ -27,14 +27,16 @@ def band_features(field: AttentionField, edges: Sequence[float]) -> list[dict[st
         name = f"{PERCENTILE} {low * 100:g}-{high * 100:g}"
         for rings in trace(inside, (1.0, 1.0)):
             corners = [_at(field, ring) for ring in rings]
-            features.append(_feature("annotation", corners, name=name, level=(low + high) / 2))
+            # A class of QuPath's has one colour, so a band is a class.
+            shown = {"name": name, "color": colours(np.array((low + high) / 2)).tolist()}
+            features.append(_feature("annotation", corners, classification=shown))
     return features
 
 
 def tile_features(
     coords: np.ndarray, extent: tuple[float, float], *, attention: np.ndarray, levels: np.ndarray
 ) -> list[dict[str, Any]]:
-    """A detection for each tile, with its attention and percentile as measurements.
+    """A detection for each tile in its percentile's colour, with attention and percentile as measurements (QuPath 0.4 on).
 
     Args:
         coords: int64 [N, 2], corners (x, y) in level-0 pixels.
@@ -47,7 +49,8 @@ def tile_features(
     for (x, y), raw, level in zip(coords.tolist(), attention.tolist(), levels.tolist(), strict=True):
         ring = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
         measured = {ATTENTION: raw, PERCENTILE: round(100 * level, 3)}
-        features.append(_feature("detection", [ring], name="Tile", level=level, measurements=measured))
+        colour = colours(np.array(level)).tolist()
+        features.append(_feature("detection", [ring], color=colour, measurements=measured))
     return features
 
 
@@ -61,14 +64,10 @@ def _at(field: AttentionField, ring: np.ndarray) -> np.ndarray:
     return np.stack([field.xs[columns], field.ys[rows]], axis=1)
 
 
-def _feature(
-    kind: str, rings: Sequence[np.ndarray], *, name: str, level: float, measurements: dict[str, float] | None = None
-) -> dict[str, Any]:
+def _feature(kind: str, rings: Sequence[np.ndarray], **properties: Any) -> dict[str, Any]:
     closed = [np.round(np.concatenate([ring, ring[:1]]), 2).tolist() for ring in rings]
-    properties: dict[str, Any] = {
-        "objectType": kind,
-        "classification": {"name": name, "color": colours(np.array(level)).tolist()},
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": closed},
+        "properties": {"objectType": kind, **properties},
     }
-    if measurements:
-        properties["measurements"] = measurements
-    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": closed}, "properties": properties}

@@ -128,6 +128,7 @@ def test_geojson_bands_cover_the_tiles_exactly(chessboard) -> None:
     assert tiles[3]["geometry"]["coordinates"] == [square]
     assert tiles[3]["properties"]["measurements"]["Attention percentile"] == pytest.approx(100 * levels[3], abs=1e-3)
     assert tiles[3]["properties"]["objectType"] == "detection"
+    assert tiles[3]["properties"]["color"] == colours(levels[3]).tolist()
 
 
 def test_ranked_tiles_do_not_overlap() -> None:
