@@ -131,17 +131,22 @@ class ModelCard:
 
 
 def card_writer(study: Study, *, licence: str = NOT_STATED) -> Callable[[Path], None]:
-    """What adds a card to a result's folder, for `run_study(finish=...)`.
+    """What adds a card to a result's folder, for `run_study(finish=...)`. The features' recipe is read now, before training.
 
     Args:
-        study: from what the models were made.
+        study: from what the models are made.
         licence: of the data, as the user states it.
+
+    Raises:
+        UsageError: there is no such store or set.
+        CorruptDataError: the set's records do not say how it was made.
     """
+    store = open_store(study.store)
+    features_set = store.find_set(study.features)
+    recipe = recipe_of(store, features_set)
 
     def finish(folder: Path) -> None:
         result = read_result(folder)
-        store = open_store(study.store)
-        features_set = store.find_set(str(result.context["features"]))
         records = store.records(features_set)
         targets = target_specs(study.target, result.settings.get("targets") or {})
         used = {row.slide_id for row in result.splits}
@@ -151,7 +156,7 @@ def card_writer(study: Study, *, licence: str = NOT_STATED) -> Callable[[Path], 
         write_card(
             folder,
             result,
-            recipe_of(store, features_set),
+            recipe,
             slides=[(record, labels[name]) for name, record in records.items() if name in used and name in labels],
             data={"store": store.name, "labels_sha256": hashlib.sha256(study.labels.read_bytes()).hexdigest()},
             licence=licence,
