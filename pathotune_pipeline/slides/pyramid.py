@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -197,29 +198,61 @@ def read_overview(
 
 def _shrink_level(slide: Slide, index: int, level: Level, size_px: tuple[int, int]) -> np.ndarray:
     width, height = size_px
-    sums = np.zeros((height, width * 3), np.float32)
-    per_row = level.size.height / height
     strip_rows = 256 if level.size.width > 1 << 16 else 512
     strip_rows = max(1, min(strip_rows, _STRIP_BYTES // (3 * level.size.width)))
     slab_rows = max(1, min(_SLAB_ROWS, _STRIP_BYTES // (12 * level.size.width)))
+    slabs = _slabs(slide, index, level, strip_rows=strip_rows, slab_rows=slab_rows)
+    across, down = _whole_factor(level.size.width, width), _whole_factor(level.size.height, height)
+    if across == down == 1:
+        return np.concatenate([slab for _, slab in slabs])
+    sums = np.zeros((height, width * 3), np.float32)
+    by_halves = across.bit_count() == down.bit_count() == 1 and max(across, down) <= _SLAB_ROWS
+    if by_halves and strip_rows % down == slab_rows % down == 0:
+        # Means of 2^n pixels are exact in float32 in whatever order they are summed.
+        for first, slab in slabs:
+            rows = slab.shape[0] // down
+            means = cv2.resize(slab.astype(np.float32), (width, rows), interpolation=cv2.INTER_AREA)
+            sums[first // down : first // down + rows] = means.reshape(rows, width * 3)
+    else:
+        for first, slab in slabs:
+            _add_shares(sums, first, level.size.height / height, slab)
+    return np.asarray(cv2.convertScaleAbs(sums)).reshape(height, width, 3)  # rounds, half to even
+
+
+def _whole_factor(larger: int, smaller: int) -> int:
+    """How many times one goes into the other; 0 where a rest is left."""
+    return 0 if larger % smaller else larger // smaller
+
+
+def _add_shares(sums: np.ndarray, first: int, per_row: float, slab: np.ndarray) -> None:
+    """Add a slab's part to area means: float32 [rows, columns * 3], a row of them `per_row` rows of the level high.
+
+    Args:
+        sums: what is added to.
+        first: row of the level at which the slab begins.
+        per_row: 1 or more.
+        slab: uint8 [n, w, 3].
+    """
+    width, last = sums.shape[1] // 3, first + slab.shape[0]
+    narrow = slab.astype(np.float32)
+    if slab.shape[1] != width:
+        narrow = np.asarray(cv2.resize(narrow, (width, slab.shape[0]), interpolation=cv2.INTER_AREA))
+    from_row, to_row = int(first / per_row), min(len(sums), int(np.ceil(last / per_row)))
+    edges = np.arange(from_row, to_row, dtype=np.float64)[:, None] * per_row
+    rows = np.arange(first, last, dtype=np.float64)[None, :]
+    shares = np.minimum(edges + per_row, rows + 1) - np.maximum(edges, rows)  # [rows out, rows in]
+    weights = (np.clip(shares, 0, None) / per_row).astype(np.float32)
+    sums[from_row:to_row] += weights @ narrow.reshape(slab.shape[0], width * 3)
+
+
+def _slabs(
+    slide: Slide, index: int, level: Level, *, strip_rows: int, slab_rows: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """A level from top to bottom, read in strips: first row and pixels of each slab."""
     for top in range(0, level.size.height, strip_rows):
         strip = _read_strip(slide, index, level, (top, min(top + strip_rows, level.size.height)))
-        for begin in range(0, strip.shape[0], slab_rows):
-            slab = strip[begin : begin + slab_rows]
-            if slab.shape[1] != width:
-                narrow = cv2.resize(slab.astype(np.float32), (width, slab.shape[0]), interpolation=cv2.INTER_AREA)
-            else:
-                narrow = slab.astype(np.float32)
-            first = top + begin
-            last = first + slab.shape[0]
-            from_row, to_row = int(first / per_row), min(height, int(np.ceil(last / per_row)))
-            edges = np.arange(from_row, to_row, dtype=np.float64)[:, None] * per_row
-            rows = np.arange(first, last, dtype=np.float64)[None, :]
-            shares = np.minimum(edges + per_row, rows + 1) - np.maximum(edges, rows)  # [rows out, rows in]
-            weights = (np.clip(shares, 0, None) / per_row).astype(np.float32)
-            sums[from_row:to_row] += weights @ narrow.reshape(slab.shape[0], width * 3)
-    np.rint(sums, out=sums)
-    return np.clip(sums, 0, 255).astype(np.uint8).reshape(height, width, 3)
+        for begin in range(0, len(strip), slab_rows):
+            yield top + begin, strip[begin : begin + slab_rows]
 
 
 def _read_strip(slide: Slide, index: int, level: Level, rows: tuple[int, int]) -> np.ndarray:

@@ -189,6 +189,17 @@ def test_overview_in_strips_equals_shrinking_the_whole(height, width, mpp):
     assert np.abs(overview.astype(int) - whole).max() <= 1
 
 
+@pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 2), (1, 4), (8, 2), (64, 64)])
+def test_an_overview_by_halves_is_the_exact_mean_rounded_half_to_even(across, down):
+    # 0 to 3: many blocks have means that end in a half.
+    pixels = np.random.default_rng(2).integers(0, 4, (down * 23, across * 31, 3), np.uint8)
+    slide = ArraySlide(pixels, Mpp(1.0 / across, 1.0 / down))
+    overview, _, _ = read_overview(slide, 1.0)
+    means = pixels.reshape(23, down, 31, across, 3).mean(axis=(1, 3))
+    assert (means % 1 == 0.5).any() == (across * down > 1)
+    np.testing.assert_array_equal(overview, np.rint(means).astype(np.uint8))
+
+
 def test_overview_is_bounded_and_never_enlarged():
     slide = ArraySlide(np.full((3000, 9000, 3), 90, np.uint8), Mpp(0.5, 0.5))
     overview, mpp_x, _ = read_overview(slide, 0.5, max_pixels=10_000)
