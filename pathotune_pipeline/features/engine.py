@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -190,7 +191,11 @@ class Engine:
     # --- readers ---------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        counted = _bytes_read()
+        with _bytes_counter() as bytes_read:
+            self._read_on(bytes_read)
+
+    def _read_on(self, bytes_read: Callable[[], int]) -> None:
+        counted = bytes_read()
         while True:
             with self._lock:
                 claim = self._wait_for_claim()
@@ -210,7 +215,7 @@ class Engine:
                 error = raised
                 pixels[...] = 0
             now, before = time.perf_counter(), counted
-            counted = _bytes_read()
+            counted = bytes_read()
             with self._lock:
                 part.error = part.error or error
                 part.first_problem = part.first_problem or problem or ""
@@ -340,12 +345,22 @@ class Engine:
                 self._to_end.notify_all()
 
 
-def _bytes_read() -> int:
-    """Bytes that this thread has read from files so far; 0 where the system does not tell."""
-    try:
-        text = _IO.read_bytes()
-    except OSError:
-        return 0
+@contextlib.contextmanager
+def _bytes_counter() -> Iterator[Callable[[], int]]:
+    """What tells how many bytes this thread has read from files so far: always 0 where the system does not tell."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(
+                _IO.open("rb", buffering=0)
+            )  # opened once: to open it takes longer than to read it
+        except OSError:
+            yield lambda: 0
+            return
+        number = file.fileno()
+        yield lambda: _rchar(os.pread(number, 4096, 0))
+
+
+def _rchar(text: bytes) -> int:
     return int(text[text.index(b"rchar:") + 6 : text.index(b"\n")])
 
 

@@ -111,7 +111,8 @@ class Sink:
         if self.error is not None:
             return
         try:
-            rows[~valid] = 0
+            if not valid.all():
+                rows[~valid] = 0
             if not np.isfinite(rows).all():
                 bad = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
                 raise SlideError(

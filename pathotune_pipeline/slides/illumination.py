@@ -47,9 +47,10 @@ def illumination_of(rgb: np.ndarray) -> Illumination:
     red, green, blue = cv2.split(rgb)
     bright = np.asarray(cv2.max(cv2.max(red, green), blue))
     lit = bright > BLACK_LEVEL
-    if 1.0 - lit.mean() < MIN_BLACK_SHARE:
+    lit_share = np.count_nonzero(lit) / max(1, lit.size)
+    if 1.0 - lit_share < MIN_BLACK_SHARE:
         return "brightfield"
-    if lit.mean() < _MIN_LIT_SHARE:  # nothing but black: no brightfield slide is that
+    if lit_share < _MIN_LIT_SHARE:  # nothing but black: no brightfield slide is that
         return "fluorescence"
     if np.count_nonzero((bright > FILL_LEVEL) & ~lit) < MIN_FADING * np.count_nonzero(lit):
         return "brightfield"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pathotune_pipeline.tissue.glass import coarsened, enlarged, optical_density
+from pathotune_pipeline.tissue.density import Density, optical_density
+from pathotune_pipeline.tissue.glass import coarsened, enlarged
+from pathotune_pipeline.tissue.pieces import Pieces
 
 ARTEFACT_MPP = 16.0
 """um/px at which artefacts are looked for."""
@@ -33,8 +35,12 @@ def find_shadow(rgb: np.ndarray, *, white: np.ndarray, mpp: float) -> np.ndarray
         bool [h, w].
     """
     small, small_mpp = coarsened(rgb, mpp, ARTEFACT_MPP)
-    grey = _grey(optical_density(small, white), 0.12)
-    return enlarged(_along_a_side(grey, small_mpp), rgb)
+    return enlarged(shadow_in(Density.of(small, white), small_mpp), rgb)
+
+
+def shadow_in(density: Density, mpp: float) -> np.ndarray:
+    """As `find_shadow`, from optical densities [h, w] at a scale of `ARTEFACT_MPP` or coarser."""
+    return _along_a_side(_grey(density, 0.12), mpp)
 
 
 def find_lines_and_dust(rgb: np.ndarray, *, white: np.ndarray, mpp: float) -> np.ndarray:
@@ -49,9 +55,13 @@ def find_lines_and_dust(rgb: np.ndarray, *, white: np.ndarray, mpp: float) -> np
         bool [h, w], with a rim of a pixel or two.
     """
     small, small_mpp = coarsened(rgb, mpp, ARTEFACT_MPP)
-    density = optical_density(small, white)
-    found = _lines(_grey(density, 0.12), small_mpp) | _dust(density, small_mpp)
-    return enlarged(cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, rgb)
+    return enlarged(lines_and_dust_in(Density.of(small, white), small_mpp), rgb)
+
+
+def lines_and_dust_in(density: Density, mpp: float) -> np.ndarray:
+    """As `find_lines_and_dust`, from optical densities [h, w] at a scale of `ARTEFACT_MPP` or coarser."""
+    found = _lines(_grey(density, 0.12), mpp) | _dust(density, mpp)
+    return np.asarray(cv2.dilate(found.view(np.uint8), np.ones((3, 3), np.uint8)) > 0)
 
 
 def without_grey_pieces(mask: np.ndarray, rgb: np.ndarray, white: np.ndarray, *, mpp: float) -> np.ndarray:
@@ -66,28 +76,26 @@ def without_grey_pieces(mask: np.ndarray, rgb: np.ndarray, white: np.ndarray, *,
     Returns:
         bool [h, w].
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    small = stats[:, cv2.CC_STAT_AREA] * mpp**2 <= _DUST_MAX_MM2 * 1e6
-    small[0] = False
-    where = small[labels]
-    if not where.any():
+    pieces = Pieces.of(mask, connectivity=8)
+    small = pieces.areas * mpp**2 <= _DUST_MAX_MM2 * 1e6
+    if not small.any():
         return mask
-    density = optical_density(rgb[where][None], white)[0]  # [pixels, 3]
-    pieces = labels[where]
-    sums = np.stack([np.bincount(pieces, density[:, channel], minlength=count) for channel in range(3)])
+    places, whose = pieces.pixels(small)
+    density = optical_density(rgb.reshape(1, -1, 3)[:, places], white)[0]  # [pixels, 3]
+    sums = np.stack([np.bincount(whose, density[:, channel], minlength=pieces.count) for channel in range(3)])
     grey = small & (sums.max(axis=0) - sums.min(axis=0) <= _PIECE_GREY * sums.sum(axis=0))
-    return np.asarray(mask & ~grey[labels])
+    return pieces.only(~grey)
 
 
-def _grey(density: np.ndarray, spread: float) -> np.ndarray:
-    red, green, blue = cv2.split(density)
-    total = red + green + blue
-    uneven = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
-    return np.asarray((total >= _FAINTEST) & (uneven <= 0.015 + spread * total))
+def _grey(density: Density, spread: float) -> np.ndarray:
+    return np.asarray((density.total >= _FAINTEST) & (density.uneven <= 0.015 + spread * density.total))
 
 
 def _along_a_side(grey: np.ndarray, mpp: float) -> np.ndarray:
-    count, labels = cv2.connectedComponents(grey.astype(np.uint8), connectivity=4)
+    sides = (grey[0], grey[-1], grey[:, 0], grey[:, -1])
+    if max(map(np.count_nonzero, sides)) * mpp < _SHADOW_MIN_UM:
+        return np.zeros_like(grey)
+    count, labels = cv2.connectedComponents(grey.view(np.uint8), connectivity=4)
     areas = np.bincount(labels.ravel(), minlength=count)
     keep = np.zeros(count, bool)
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
@@ -99,7 +107,7 @@ def _along_a_side(grey: np.ndarray, mpp: float) -> np.ndarray:
 
 def _lines(grey: np.ndarray, mpp: float) -> np.ndarray:
     """Lines of any direction where they stand alone, and along the slide's axes wherever they are."""
-    image = grey.astype(np.uint8)
+    image = grey.view(np.uint8)
     side = 2 * round(_LINE_WIDTH_UM / mpp / 2) + 1
     thin = image & ~cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     least = max(5, round(_LINE_MIN_UM / mpp))
@@ -107,27 +115,20 @@ def _lines(grey: np.ndarray, mpp: float) -> np.ndarray:
     for shape, across in (((1, least), (3, 1)), ((least, 1), (1, 3))):
         runs = cv2.dilate(thin, np.ones(across, np.uint8))
         found |= cv2.morphologyEx(runs, cv2.MORPH_OPEN, np.ones(shape, np.uint8)) > 0
-    thin &= 1 - cv2.dilate(
-        found.astype(np.uint8), np.ones((3, 3), np.uint8)
-    )  # where lines cross, the others come apart
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
-    spans = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
-    for index in np.nonzero(spans >= least)[0]:
-        if index == 0:
-            continue
-        left, top, width, height = stats[index, :4]
-        rows, columns = np.nonzero(labels[top : top + height, left : left + width] == index)
-        _, sides, _ = cv2.minAreaRect(np.stack([columns, rows], axis=1).astype(np.float32))
+    thin &= 1 - cv2.dilate(found.view(np.uint8), np.ones((3, 3), np.uint8))  # where lines cross, the others come apart
+    pieces = Pieces.of(thin, connectivity=8)
+    spans = np.hypot(pieces.boxes[:, 2], pieces.boxes[:, 3])
+    for index in np.flatnonzero(spans >= least):
+        places, _ = pieces.pixels(np.arange(pieces.count) == index)
+        rows, columns = np.divmod(places, thin.shape[1])
+        left, top = pieces.boxes[index, :2]
+        _, sides, _ = cv2.minAreaRect(np.stack([columns - left, rows - top], axis=1).astype(np.float32))
         if min(sides) * mpp <= max(_LINE_WIDTH_UM, _LINE_FORM * max(sides) * mpp):
-            found[rows + top, columns + left] = True
+            found[rows, columns] = True
     return found
 
 
-def _dust(density: np.ndarray, mpp: float) -> np.ndarray:
-    anything = (density.sum(axis=2) >= _FAINTEST).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(anything, connectivity=8)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    grey = np.bincount(labels[_grey(density, 0.06)], minlength=count)
-    keep = (areas * mpp**2 <= _DUST_MAX_MM2 * 1e6) & (grey >= _DUST_GREY * areas)
-    keep[0] = False
-    return np.asarray(keep[labels])
+def _dust(density: Density, mpp: float) -> np.ndarray:
+    pieces = Pieces.of(density.total >= _FAINTEST, connectivity=8)
+    grey = pieces.count_of(_grey(density, 0.06))
+    return pieces.only((pieces.areas * mpp**2 <= _DUST_MAX_MM2 * 1e6) & (grey >= _DUST_GREY * pieces.areas))

@@ -1,6 +1,8 @@
-"""What empty glass looks like on a slide, and light measured against it."""
+"""What empty glass looks like on a slide; overviews at coarser scales."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -12,9 +14,13 @@ _SCANNED_MIN_SHARE = 0.03
 _GLASS_MIN, _GLASS_MAX_CHROMA, _GLASS_MIN_SHARE = 200, 20, 0.005
 
 
-def extremes(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest and the largest channel of each pixel: uint8 [h, w] twice."""
-    red, green, blue = cv2.split(rgb)
+def extremes(planes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest channel of each pixel: uint8 [h, w] twice.
+
+    Args:
+        planes: red, green and blue, each uint8 [h, w].
+    """
+    red, green, blue = planes
     return np.asarray(cv2.min(cv2.min(red, green), blue)), np.asarray(cv2.max(cv2.max(red, green), blue))
 
 
@@ -26,8 +32,8 @@ def white_point(rgb: np.ndarray) -> np.ndarray:
     Args:
         rgb: uint8 [h, w, 3].
     """
-    low, high = extremes(rgb)
-    return _median_white(rgb, _is_glass(low, high))
+    planes = cv2.split(rgb)
+    return _median_white(planes, _is_glass(*extremes(planes)))
 
 
 def without_blank(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,33 +47,22 @@ def without_blank(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float32 [3], 0-255, and uint8 [h, w, 3]; `rgb` itself where nothing is blank.
     """
-    low, high = extremes(rgb)
+    planes = cv2.split(rgb)
+    low, high = extremes(planes)
     blank = low >= _BLANK
     glass = _is_glass(low, high)
     unseen = int(np.count_nonzero(blank))
     seen = np.count_nonzero(glass) - unseen  # what is blank is bright and colourless too
     if seen >= _SCANNED_MIN_SHARE * blank.size or unseen < _GLASS_MIN_SHARE * blank.size:
         # The share is of what was scanned: a slide that is mostly blank may show little glass.
-        white = _median_white(rgb, glass & ~blank, of=blank.size - unseen)
+        white = _median_white(planes, glass & ~blank, of=blank.size - unseen)
     else:  # the scanner gives glass itself as pure white; what else is pale is tissue
         white = np.full(3, 255.0, np.float32)
     if not unseen:
         return white, rgb
-    filled = rgb.copy()
-    filled[blank] = np.rint(white).astype(np.uint8)
-    return white, filled
-
-
-def optical_density(rgb: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """Optical density of each channel against the slide's own white: float32 [h, w, 3], 0 to 2.41.
-
-    Args:
-        rgb: uint8 [h, w, 3].
-        white: float32 [3], 0-255.
-    """
-    scale = np.arange(256, dtype=np.float32)[:, None] / white  # [256, 3]
-    table = -np.log10(np.clip(scale, 1 / 255, 1)).astype(np.float32)
-    return np.asarray(cv2.LUT(rgb, table[None]))
+    for plane, value in zip(planes, np.rint(white), strict=True):
+        np.copyto(plane, np.uint8(value), where=blank)
+    return white, np.asarray(cv2.merge(planes))
 
 
 def coarsened(rgb: np.ndarray, mpp: float, wanted: float) -> tuple[np.ndarray, float]:
@@ -86,6 +81,8 @@ def enlarged(found: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     """A mask made at a coarser scale, brought to the size of an overview: bool [h, w]."""
     if found.shape == rgb.shape[:2]:
         return found
+    if not found.any():
+        return np.zeros(rgb.shape[:2], bool)
     grown = cv2.resize(found.astype(np.uint8) * 255, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(grown >= 128)
 
@@ -100,11 +97,10 @@ def _is_glass(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.asarray((low >= _GLASS_MIN) & (cv2.subtract(high, low) <= _GLASS_MAX_CHROMA))
 
 
-def _median_white(rgb: np.ndarray, glass: np.ndarray, of: int | None = None) -> np.ndarray:
+def _median_white(planes: Sequence[np.ndarray], glass: np.ndarray, of: int | None = None) -> np.ndarray:
     if np.count_nonzero(glass) < max(1.0, _GLASS_MIN_SHARE * (glass.size if of is None else of)):
         return np.full(3, DEFAULT_WHITE, np.float32)
     where = glass.view(np.uint8)
-    planes = cv2.split(rgb)
     counts = [cv2.calcHist([plane], [0], where, [256], [0, 256]).ravel() for plane in planes]
     return np.array([_median_of(count) for count in counts], np.float32)
 

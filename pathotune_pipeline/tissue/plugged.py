@@ -10,7 +10,8 @@ from pathotune_pipeline.errors import ScaleError, UnreadableSlideError
 from pathotune_pipeline.slides.pyramid import read_overview
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.tissue.mask import TissueMask, TissueSpec
-from pathotune_pipeline.tissue.segment import _keep_pieces, _thumbnail
+from pathotune_pipeline.tissue.pieces import drop_pieces, fill_holes
+from pathotune_pipeline.tissue.segment import thumbnail_of
 from pathotune_pipeline.tissue.segmenter import Segmenter, create_segmenter
 
 _resident: dict[str, Segmenter] = {}
@@ -39,9 +40,9 @@ def find_plugged(slide: Slide, spec: TissueSpec) -> TissueMask:
             f"{overview.shape[:2]}. It must give a mask of the same rows and columns."
         )
     mask = (found if found.dtype == bool else found >= 0.5).astype(np.uint8)
-    mask = _keep_pieces(mask, spec.min_area_um2 / mpp**2)
-    mask = 1 - _keep_pieces(1 - mask, spec.max_hole_um2 / mpp**2, holes=True)
-    return TissueMask(mask.astype(bool), mpp_x, mpp_y, slide.info.mpp, slide.info.size, _thumbnail(overview))
+    mask = drop_pieces(mask, under_px=spec.min_area_um2 / mpp**2)
+    mask = fill_holes(mask, under_px=spec.max_hole_um2 / mpp**2)
+    return TissueMask(mask, mpp_x, mpp_y, slide.info.mpp, slide.info.size, thumbnail_of(overview))
 
 
 def _kept(spec: TissueSpec) -> Segmenter:

@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 
 from pathotune_pipeline.spec import Spec, setting
-from pathotune_pipeline.tissue.glass import coarsened, optical_density
+from pathotune_pipeline.tissue.density import Density, mean_density, optical_density
+from pathotune_pipeline.tissue.glass import coarsened
+from pathotune_pipeline.tissue.pieces import Pieces
 
 _WINDOW_UM = 200.0
 _SHARP_DETAIL = 0.10
@@ -124,16 +126,17 @@ def measure_quality(rgb: np.ndarray, mask: np.ndarray, pen: np.ndarray, *, white
     # Only the box around the tissue is looked at: on many slides it is a small part.
     rows, columns = _extent(mask)
     inside = mask[rows, columns]
-    density = optical_density(rgb[rows, columns], white)
+    rgb = np.ascontiguousarray(rgb[rows, columns])
     every = max(1, int((inside.size / _STAIN_SAMPLE) ** 0.5))
-    vectors = stain_vectors(density[::every, ::every][inside[::every, ::every]])
-    coarse, coarse_mpp = coarsened(rgb[rows, columns], mpp, _FOLD_MPP)
+    sample = rgb[::every, ::every][inside[::every, ::every]]
+    vectors = stain_vectors(optical_density(sample[None], white)[0] if len(sample) else np.zeros((0, 3), np.float32))
+    coarse, coarse_mpp = coarsened(rgb, mpp, _FOLD_MPP)
     body = cv2.resize(inside.astype(np.uint8), coarse.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
     return Quality(
         area_mm2=round(area * mpp**2 / 1e6, 4),
         coverage=round(area / max(1, mask.size), 5),
-        blur_share=_share(_blurred(density, inside, mpp), inside),
-        fold_share=_share(_folds(optical_density(coarse, white), body, coarse_mpp), body),
+        blur_share=_share(_blurred(mean_density(rgb, white), inside, mpp), inside),
+        fold_share=_share(_folds(Density.of(coarse, white), body, coarse_mpp), body),
         pen_share=round(float(np.count_nonzero(pen)) / max(1, pen.size), 5),
         hematoxylin=_plain(vectors[0]) if vectors else None,
         eosin=_plain(vectors[1]) if vectors else None,
@@ -209,34 +212,35 @@ def _percent(share: float) -> str:
 
 
 def _blurred(density: np.ndarray, mask: np.ndarray, mpp: float) -> np.ndarray:
-    """Tissue whose finest detail is small against its density: pixels differ little from their neighbours' mean."""
+    """Tissue whose finest detail is small against its density: pixels differ little from their neighbours' mean.
+
+    Args:
+        density: float32 [h, w], mean of the channels.
+        mask: bool [h, w], the tissue.
+        mpp: um/px.
+    """
     if not mask.any():
         return mask
-    mean = cv2.transform(density, np.full((1, 3), 1 / 3, np.float32))
-    detail = np.abs(cv2.Laplacian(mean, cv2.CV_32F, ksize=1))
+    lacking = cv2.Laplacian(density, cv2.CV_32F, ksize=1)
+    np.abs(lacking, out=lacking)
+    lacking -= _SHARP_DETAIL * density
     # The rim of the tissue is an edge of its own.
     side = max(3, 2 * round(_WINDOW_UM / mpp / 2) + 1)
-    body = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
-    lacking = cv2.blur(body * (detail - _SHARP_DETAIL * mean), (side, side))
-    return np.asarray(mask & (lacking < 0))
+    lacking *= cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+    return np.asarray(mask & (cv2.blur(lacking, (side, side)) < 0))
 
 
-def _folds(density: np.ndarray, mask: np.ndarray, mpp: float) -> np.ndarray:
+def _folds(density: Density, mask: np.ndarray, mpp: float) -> np.ndarray:
     """Bands where tissue lies double: about twice as dense as the tissue around, deep in colour, and narrow."""
     if not mask.any():
         return mask
-    red, green, blue = cv2.split(density)
-    total = red + green + blue
-    chroma = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
-    middle, upper = np.percentile(total[mask], [50, 75])
+    middle, upper = np.percentile(density.total[mask], [50, 75])
     least = max(_FOLD_DENSITY * middle, 1.15 * upper, 3 * _STAIN_MIN)
-    dark = (mask & (total > least) & (chroma > _FOLD_CHROMA)).astype(np.uint8)
+    dark = (mask & (density.total > least) & (density.uneven > _FOLD_CHROMA)).view(np.uint8)
     side = max(3, 2 * round(_FOLD_WIDTH_UM / mpp / 2) + 1)
     dark = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
     narrow = dark & ~cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(narrow, connectivity=8)
-    spans = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
-    areas = stats[:, cv2.CC_STAT_AREA]
-    keep = (areas * mpp**2 >= _FOLD_MIN_MM2 * 1e6) & (spans**2 >= 4 * areas)
-    keep[0] = False
-    return np.asarray(keep[labels])
+    pieces = Pieces.of(narrow, connectivity=8)
+    spans = np.hypot(pieces.boxes[:, 2], pieces.boxes[:, 3])
+    keep = (pieces.areas * mpp**2 >= _FOLD_MIN_MM2 * 1e6) & (spans**2 >= 4 * pieces.areas)
+    return pieces.only(keep)

@@ -7,7 +7,9 @@ local standard deviation, each measured against the slide's own white.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import cv2
 import numpy as np
@@ -16,18 +18,12 @@ from pathotune_pipeline.errors import ScaleError
 from pathotune_pipeline.slides.illumination import illumination_of
 from pathotune_pipeline.slides.pyramid import read_overview
 from pathotune_pipeline.slides.slide import Slide
-from pathotune_pipeline.tissue.artefacts import ARTEFACT_MPP, find_lines_and_dust, find_shadow, without_grey_pieces
-from pathotune_pipeline.tissue.glass import (
-    coarsened,
-    disc,
-    enlarged,
-    extremes,
-    optical_density,
-    white_point,
-    without_blank,
-)
+from pathotune_pipeline.tissue.artefacts import ARTEFACT_MPP, lines_and_dust_in, shadow_in, without_grey_pieces
+from pathotune_pipeline.tissue.density import Density, mean_density
+from pathotune_pipeline.tissue.glass import coarsened, disc, enlarged, extremes, white_point, without_blank
 from pathotune_pipeline.tissue.mask import TissueMask, TissueSpec
 from pathotune_pipeline.tissue.pen import find_pen
+from pathotune_pipeline.tissue.pieces import drop_pieces, fill_holes
 from pathotune_pipeline.tissue.quality import measure_quality
 from pathotune_pipeline.tissue.segmenter import CLASSIC
 
@@ -69,7 +65,7 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> TissueMask:
         mpp_y=mpp_y,
         level0_mpp=info.mpp,
         level0_size=info.size,
-        thumbnail=_thumbnail(overview),
+        thumbnail=thumbnail_of(overview),
         # Stain, glass and pen are measures of a brightfield slide.
         quality=measure_quality(overview, found.mask, found.pen, white=found.white, mpp=mpp)
         if found.white.any()
@@ -119,30 +115,35 @@ def examine(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> Examined:
         return _glowing(rgb, spec, mpp)
     white, rgb = without_blank(rgb)
     small, small_mpp = coarsened(rgb, mpp, ARTEFACT_MPP)
-    pen = enlarged(_widened(find_pen(small, white=white, mpp=small_mpp), spec.pen_margin_um, small_mpp), rgb)
-    never = extremes(rgb)[1] <= spec.black_level
+    density = Density.of(small, white)
+    shadow = shadow_in(density, small_mpp)
+    pen = find_pen(small, white=white, mpp=small_mpp, shadow=shadow)
+    pen = enlarged(_widened(pen, spec.pen_margin_um, small_mpp), rgb)
+    planes = cv2.split(rgb)
+    never = extremes(planes)[1] <= spec.black_level
     if spec.drop_pen:
         never |= pen
     specks = np.zeros_like(never)
     if spec.drop_artefacts:
-        never = never | enlarged(find_shadow(small, white=white, mpp=small_mpp), rgb)
-        specks = enlarged(find_lines_and_dust(small, white=white, mpp=small_mpp), rgb)
-    textured = _textured(rgb, spec, mpp) & ~never
-    stained = _coloured_or_dense(rgb, white, spec) & ~never
-    faint = _faint(rgb, white, spec, mpp) & ~never
+        never |= enlarged(shadow, rgb)
+        specks = enlarged(lines_and_dust_in(density, small_mpp), rgb)
+    ever = ~never
+    textured = _textured(rgb, spec, mpp) & ever
+    stained = _coloured_or_dense(rgb, white, spec) & ever
+    faint = _faint(planes, white, spec, mpp) & ever
     specks &= _on_glass(stained | faint | textured, specks, mpp)
-    mask = _opened(stained & ~specks, spec, mpp)
-    mask |= _opened(faint & ~specks, spec, mpp)
-    mask |= _opened(textured & ~specks, spec, mpp)
+    mask = np.zeros_like(never)
+    for found in (stained, faint, textured):
+        mask |= _opened(found & ~specks, spec, mpp)
     # Closing bridges what is narrow. A line over tissue may be closed again; pen, shadow and black stay out.
-    mask = _clean(mask, spec, mpp) & ~never
+    mask = _clean(mask, spec, mpp) & ever
     return Examined(without_grey_pieces(mask, rgb, white, mpp=mpp) if spec.drop_artefacts else mask, pen, white)
 
 
 def _glowing(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> Examined:
     """A fluorescence slide: tissue is what gives light. Stains, pen and glass mean nothing there."""
     # Nuclei are specks of light: they are closed to a sheet before specks are dropped.
-    bright = _closed((extremes(rgb)[1] > spec.black_level).astype(np.uint8), spec, mpp) > 0
+    bright = _closed((extremes(cv2.split(rgb))[1] > spec.black_level).view(np.uint8), spec, mpp) > 0
     white = np.zeros(3, np.float32)
     return Examined(_clean(bright, spec, mpp), np.zeros(rgb.shape[:2], bool), white)
 
@@ -152,38 +153,40 @@ def _on_glass(tissue: np.ndarray, specks: np.ndarray, mpp: float) -> np.ndarray:
     if not specks.any():
         return specks
     side = 2 * round(_AROUND_UM / mpp / 2) + 1
-    around = (~specks).astype(np.float32)
-    around -= 2 * (tissue & ~specks)  # the sum is positive where glass prevails
-    return np.asarray(cv2.blur(around, (side, side)) > 0)
+    # Glass is 2, what counts as neither 1, tissue 0: the mean is above 1 where glass prevails.
+    around = np.where(specks, np.uint8(1), np.uint8(2) * ~tissue)
+    return np.asarray(cv2.boxFilter(around, cv2.CV_32S, (side, side), normalize=False) > side * side)
 
 
 def _widened(found: np.ndarray, margin_um: float, mpp: float) -> np.ndarray:
     widener = disc(margin_um, mpp)
     if widener is None or not found.any():
         return found
-    return np.asarray(cv2.dilate(found.astype(np.uint8), widener) > 0)
+    return np.asarray(cv2.dilate(found.view(np.uint8), widener) > 0)
 
 
-def _balanced(rgb: np.ndarray, white: np.ndarray) -> np.ndarray:
-    scale = np.arange(256, dtype=np.float32)[:, None] / white  # [256, 3]
-    return np.asarray(cv2.LUT(rgb, np.clip(scale * 255.0, 0, 255).astype(np.uint8)[None]))
+def _balanced(planes: Sequence[np.ndarray], white: np.ndarray) -> list[np.ndarray]:
+    """Planes as they would be if glass were as bright as can be."""
+    scale = np.arange(256, dtype=np.float32) / white[:, None]  # [3, 256]
+    tables = np.clip(scale * 255.0, 0, 255).astype(np.uint8)
+    return [np.asarray(cv2.LUT(plane, table)) for plane, table in zip(planes, tables, strict=True)]
 
 
 def _coloured_or_dense(rgb: np.ndarray, white: np.ndarray, spec: TissueSpec) -> np.ndarray:
     smooth = cv2.GaussianBlur(rgb, (3, 3), 0)
-    low, high = extremes(_balanced(smooth, white))
-    mean_density = cv2.transform(optical_density(smooth, white), np.full((1, 3), 1 / 3, np.float32))
-    return np.asarray((cv2.subtract(high, low) >= spec.min_chroma) | (mean_density >= spec.min_optical_density))
+    low, high = extremes(_balanced(cv2.split(smooth), white))
+    coloured = cv2.subtract(high, low) >= ceil(spec.min_chroma)
+    return np.asarray(coloured | (mean_density(smooth, white) >= spec.min_optical_density))
 
 
-def _faint(rgb: np.ndarray, white: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
+def _faint(planes: Sequence[np.ndarray], white: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
     """Pale stain, seen in local means: both stains absorb green most, which the tints of glass do not."""
     side = _window(spec, mpp)
-    red, green, blue = cv2.split(_balanced(cv2.blur(rgb, (side, side)), white))
-    stained = cv2.subtract(cv2.max(red, blue), green) >= spec.min_faint_chroma
+    red, green, blue = _balanced([cv2.blur(plane, (side, side)) for plane in planes], white)
+    stained = cv2.subtract(cv2.max(red, blue), green) >= ceil(spec.min_faint_chroma)
     stained &= (cv2.subtract(green, red) <= 2) & (cv2.subtract(blue, green) >= 2)
     # The means have widened every strong edge by half a window.
-    return np.asarray(cv2.erode(stained.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
+    return np.asarray(cv2.erode(stained.view(np.uint8), np.ones((side, side), np.uint8)) > 0)
 
 
 def _window(spec: TissueSpec, mpp: float) -> int:
@@ -194,8 +197,9 @@ def _textured(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     side = _window(spec, mpp)
     mean = cv2.blur(grey, (side, side))
-    variance = cv2.blur(grey * grey, (side, side)) - mean * mean
-    mask = (variance >= spec.min_texture**2).astype(np.uint8)
+    variance = cv2.blur(grey * grey, (side, side))
+    variance -= mean * mean
+    mask = (variance >= spec.min_texture**2).view(np.uint8)
     # The net of walls is closed to a sheet; then the half window by which every edge was widened is taken off.
     mask = cv2.erode(_closed(mask, spec, mpp), np.ones((side, side), np.uint8))
     return np.asarray(mask > 0)
@@ -203,7 +207,7 @@ def _textured(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
 
 def _closed(image: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
     closer = disc(spec.close_um, mpp)
-    if closer is None:
+    if closer is None or not image.any():
         return image
     # OpenCV takes what lies beyond the rim for tissue when it erodes: without glass around it, gaps to the rim fill.
     margin = closer.shape[0]
@@ -214,29 +218,19 @@ def _closed(image: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
 
 def _opened(mask: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
     opener = disc(spec.open_um, mpp)
-    if opener is None:
+    if opener is None or not mask.any():
         return mask
-    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, opener) > 0)
+    return np.asarray(cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_OPEN, opener) > 0)
 
 
 def _clean(mask: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
-    image = _closed(mask.astype(np.uint8), spec, mpp)
-    image = _keep_pieces(image, spec.min_area_um2 / mpp**2)
-    return _keep_pieces(1 - image, spec.max_hole_um2 / mpp**2, holes=True) == 0
+    image = _closed(mask.view(np.uint8), spec, mpp)
+    image = drop_pieces(image, under_px=spec.min_area_um2 / mpp**2)
+    return fill_holes(image, under_px=spec.max_hole_um2 / mpp**2)
 
 
-def _keep_pieces(image: np.ndarray, min_px: float, *, holes: bool = False) -> np.ndarray:
-    """Drop pieces under a number of pixels. A hole ends where the slide ends: one at its rim is glass, and kept."""
-    connectivity = 4 if holes else 8
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(image, connectivity=connectivity)
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_px
-    if holes:
-        keep[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
-    keep[0] = False
-    return keep[labels].astype(np.uint8)
-
-
-def _thumbnail(rgb: np.ndarray) -> np.ndarray:
+def thumbnail_of(rgb: np.ndarray) -> np.ndarray:
+    """An overview, its long side at most 1024 px: uint8 [h, w, 3]."""
     height, width = rgb.shape[:2]
     factor = min(1.0, THUMBNAIL_PX / max(height, width))
     if factor == 1.0:
