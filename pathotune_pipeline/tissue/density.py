@@ -8,8 +8,6 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-_SLAB_ROWS = 64
-
 
 @dataclass(frozen=True)
 class Density:
@@ -58,12 +56,7 @@ def optical_density(rgb: np.ndarray, white: np.ndarray) -> np.ndarray:
 
 def mean_density(rgb: np.ndarray, white: np.ndarray) -> np.ndarray:
     """Mean optical density of the channels: float32 [h, w]. For the arguments see `optical_density`."""
-    mean = np.empty(rgb.shape[:2], np.float32)
-    third = np.full((1, 3), 1 / 3, np.float32)
-    for top in range(0, len(rgb), _SLAB_ROWS):  # all densities at once would not stay in the processor's cache
-        rows = slice(top, top + _SLAB_ROWS)
-        mean[rows] = cv2.transform(optical_density(rgb[rows], white), third)
-    return mean
+    return np.asarray(cv2.transform(optical_density(rgb, white), np.full((1, 3), 1 / 3, np.float32)))
 
 
 def _table(white: np.ndarray) -> np.ndarray:

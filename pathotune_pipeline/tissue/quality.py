@@ -18,6 +18,7 @@ from pathotune_pipeline.spec import Spec, setting
 from pathotune_pipeline.tissue.density import Density, mean_density, optical_density
 from pathotune_pipeline.tissue.glass import coarsened
 from pathotune_pipeline.tissue.pieces import Pieces
+from pathotune_pipeline.tissue.slabs import in_slabs
 
 _WINDOW_UM = 200.0
 _SHARP_DETAIL = 0.10
@@ -125,17 +126,17 @@ def measure_quality(rgb: np.ndarray, mask: np.ndarray, pen: np.ndarray, *, white
     area = int(np.count_nonzero(mask))
     # Only the box around the tissue is looked at: on many slides it is a small part.
     rows, columns = _extent(mask)
-    inside = mask[rows, columns]
+    inside = np.ascontiguousarray(mask[rows, columns])
     rgb = np.ascontiguousarray(rgb[rows, columns])
     every = max(1, int((inside.size / _STAIN_SAMPLE) ** 0.5))
     sample = rgb[::every, ::every][inside[::every, ::every]]
     vectors = stain_vectors(optical_density(sample[None], white)[0] if len(sample) else np.zeros((0, 3), np.float32))
     coarse, coarse_mpp = coarsened(rgb, mpp, _FOLD_MPP)
-    body = cv2.resize(inside.astype(np.uint8), coarse.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+    body = cv2.resize(inside.view(np.uint8), coarse.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
     return Quality(
         area_mm2=round(area * mpp**2 / 1e6, 4),
         coverage=round(area / max(1, mask.size), 5),
-        blur_share=_share(_blurred(mean_density(rgb, white), inside, mpp), inside),
+        blur_share=_share(_blurred(rgb, inside, white, mpp), inside),
         fold_share=_share(_folds(Density.of(coarse, white), body, coarse_mpp), body),
         pen_share=round(float(np.count_nonzero(pen)) / max(1, pen.size), 5),
         hematoxylin=_plain(vectors[0]) if vectors else None,
@@ -211,23 +212,21 @@ def _percent(share: float) -> str:
     return f"{share * 100:.0f} %" if share >= 0.01 else f"{share * 100:.1f} %"
 
 
-def _blurred(density: np.ndarray, mask: np.ndarray, mpp: float) -> np.ndarray:
-    """Tissue whose finest detail is small against its density: pixels differ little from their neighbours' mean.
-
-    Args:
-        density: float32 [h, w], mean of the channels.
-        mask: bool [h, w], the tissue.
-        mpp: um/px.
-    """
+def _blurred(rgb: np.ndarray, mask: np.ndarray, white: np.ndarray, mpp: float) -> np.ndarray:
+    """Tissue whose finest detail is small against its density: pixels differ little from their neighbours' mean."""
     if not mask.any():
         return mask
-    lacking = cv2.Laplacian(density, cv2.CV_32F, ksize=1)
-    np.abs(lacking, out=lacking)
-    lacking -= _SHARP_DETAIL * density
+
+    def look(part: np.ndarray) -> np.ndarray:
+        mean = mean_density(part, white)
+        detail = np.abs(cv2.Laplacian(mean, cv2.CV_32F, ksize=1))
+        return np.asarray(detail - _SHARP_DETAIL * mean)
+
+    beyond = in_slabs(rgb, look, margin=1, dtype=np.float32)
     # The rim of the tissue is an edge of its own.
+    beyond *= cv2.erode(mask.view(np.uint8), np.ones((3, 3), np.uint8))
     side = max(3, 2 * round(_WINDOW_UM / mpp / 2) + 1)
-    lacking *= cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
-    return np.asarray(mask & (cv2.blur(lacking, (side, side)) < 0))
+    return np.asarray(mask & (cv2.blur(beyond, (side, side)) < 0))
 
 
 def _folds(density: Density, mask: np.ndarray, mpp: float) -> np.ndarray:

@@ -26,6 +26,7 @@ from pathotune_pipeline.tissue.pen import find_pen
 from pathotune_pipeline.tissue.pieces import drop_pieces, fill_holes
 from pathotune_pipeline.tissue.quality import measure_quality
 from pathotune_pipeline.tissue.segmenter import CLASSIC
+from pathotune_pipeline.tissue.slabs import in_slabs
 
 __all__ = ["REVISION", "Examined", "examine", "find_tissue", "tissue_of", "white_point"]
 
@@ -119,8 +120,7 @@ def examine(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> Examined:
     shadow = shadow_in(density, small_mpp)
     pen = find_pen(small, white=white, mpp=small_mpp, shadow=shadow)
     pen = enlarged(_widened(pen, spec.pen_margin_um, small_mpp), rgb)
-    planes = cv2.split(rgb)
-    never = extremes(planes)[1] <= spec.black_level
+    never = extremes(cv2.split(rgb))[1] <= spec.black_level
     if spec.drop_pen:
         never |= pen
     specks = np.zeros_like(never)
@@ -129,8 +129,8 @@ def examine(rgb: np.ndarray, spec: TissueSpec, *, mpp: float) -> Examined:
         specks = enlarged(lines_and_dust_in(density, small_mpp), rgb)
     ever = ~never
     textured = _textured(rgb, spec, mpp) & ever
-    stained = _coloured_or_dense(rgb, white, spec) & ever
-    faint = _faint(planes, white, spec, mpp) & ever
+    stained = in_slabs(rgb, lambda part: _coloured_or_dense(part, white, spec), margin=1) & ever
+    faint = _faint(rgb, white, spec, mpp) & ever
     specks &= _on_glass(stained | faint | textured, specks, mpp)
     mask = np.zeros_like(never)
     for found in (stained, faint, textured):
@@ -179,30 +179,36 @@ def _coloured_or_dense(rgb: np.ndarray, white: np.ndarray, spec: TissueSpec) -> 
     return np.asarray(coloured | (mean_density(smooth, white) >= spec.min_optical_density))
 
 
-def _faint(planes: Sequence[np.ndarray], white: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
+def _faint(rgb: np.ndarray, white: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
     """Pale stain, seen in local means: both stains absorb green most, which the tints of glass do not."""
     side = _window(spec, mpp)
-    red, green, blue = _balanced([cv2.blur(plane, (side, side)) for plane in planes], white)
-    stained = cv2.subtract(cv2.max(red, blue), green) >= ceil(spec.min_faint_chroma)
-    stained &= (cv2.subtract(green, red) <= 2) & (cv2.subtract(blue, green) >= 2)
+
+    def look(part: np.ndarray) -> np.ndarray:
+        red, green, blue = _balanced(cv2.split(cv2.blur(part, (side, side))), white)
+        stained = cv2.subtract(cv2.max(red, blue), green) >= ceil(spec.min_faint_chroma)
+        return np.asarray(stained & (cv2.subtract(green, red) <= 2) & (cv2.subtract(blue, green) >= 2))
+
+    stained = in_slabs(rgb, look, margin=side // 2)
     # The means have widened every strong edge by half a window.
     return np.asarray(cv2.erode(stained.view(np.uint8), np.ones((side, side), np.uint8)) > 0)
 
 
+def _textured(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
+    side = _window(spec, mpp)
+
+    def look(part: np.ndarray) -> np.ndarray:
+        grey = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        mean = cv2.blur(grey, (side, side))
+        variance = cv2.blur(grey * grey, (side, side)) - mean * mean
+        return np.asarray(variance >= spec.min_texture**2)
+
+    uneven = in_slabs(rgb, look, margin=side // 2).view(np.uint8)
+    # The net of walls is closed to a sheet; then the half window by which every edge was widened is taken off.
+    return np.asarray(cv2.erode(_closed(uneven, spec, mpp), np.ones((side, side), np.uint8)) > 0)
+
+
 def _window(spec: TissueSpec, mpp: float) -> int:
     return max(3, 2 * round(spec.texture_um / mpp / 2) + 1)
-
-
-def _textured(rgb: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    side = _window(spec, mpp)
-    mean = cv2.blur(grey, (side, side))
-    variance = cv2.blur(grey * grey, (side, side))
-    variance -= mean * mean
-    mask = (variance >= spec.min_texture**2).view(np.uint8)
-    # The net of walls is closed to a sheet; then the half window by which every edge was widened is taken off.
-    mask = cv2.erode(_closed(mask, spec, mpp), np.ones((side, side), np.uint8))
-    return np.asarray(mask > 0)
 
 
 def _closed(image: np.ndarray, spec: TissueSpec, mpp: float) -> np.ndarray:
