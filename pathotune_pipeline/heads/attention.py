@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pathotune_pipeline.heads.blocks import gated_scores
+
 
 class AttentionScores(nn.Module):
     """w(tanh(V h) * sigmoid(U h)), or w(tanh(V h)) without the gate (Ilse et al. 2018, equations 9 and 8).
@@ -26,6 +28,8 @@ class AttentionScores(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Instances [N, dim] to scores [N, columns], at least float32, before any softmax."""
+        if not (self.training and self.dropout.p):
+            return gated_scores(hidden, self.v, self.u, self.w)
         features = self.dropout(self.v(hidden).tanh())  # [N, width]
         if self.u is not None:
             features = features * self.dropout(self.u(hidden).sigmoid())
