@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -95,7 +96,7 @@ class BagBatch:
         coords = [batch.coords for batch in batches if batch.coords is not None]
         return cls(
             torch.cat([batch.features for batch in batches]),
-            _offsets([length for batch in batches for length in batch.lengths.tolist()]),
+            _offsets([size for batch in batches for size in batch.sizes]),
             coords=torch.cat(coords) if len(coords) == len(batches) else None,
             bag_ids=tuple(name for batch in batches for name in batch.bag_ids),
         )
@@ -131,9 +132,14 @@ class BagBatch:
         """Instances of each bag, [B] int64."""
         return self.offsets.diff()
 
+    @property
+    def sizes(self) -> list[int]:
+        """Instances of each bag."""
+        return [end - start for start, end in pairwise(self.offsets.tolist())]
+
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor with one row per instance, [sum of N, ...], into one view per bag."""
-        return values.split(self.lengths.tolist())
+        return values.split(self.sizes)
 
     def segments(self) -> Tensor:
         """The bag that each instance belongs to, [sum of N] int64."""

@@ -19,6 +19,8 @@ from pathotune_pipeline.bags.bag import BagBatch
 
 BLOCK_ROWS = 1024
 """Rows of a block on a CPU: 1,024 x 1,024 float32 are 4 MB."""
+SMALL_ROWS = 512
+"""Rows up to which plain layers are faster."""
 BLOCK_ROWS_GPU = 65_536
 """Rows of a block on a GPU, where blocks only bound the memory."""
 
@@ -31,7 +33,8 @@ def embed(layers: nn.Module, batch: BagBatch) -> Tensor:
         batch: features as stored, with their scale; or ready, and then the layers are run as they are.
     """
     linear = layers[0] if isinstance(layers, nn.Sequential) and len(layers) else None
-    if batch.scale is None or batch.features.requires_grad or not isinstance(linear, nn.Linear):
+    small = len(batch.features) <= SMALL_ROWS
+    if small or batch.scale is None or batch.features.requires_grad or not isinstance(linear, nn.Linear):
         out: Tensor = layers(batch.scaled().features)
         return out
     assert isinstance(layers, nn.Sequential)
@@ -55,6 +58,10 @@ def gated_scores(hidden: Tensor, v: nn.Linear, u: nn.Linear | None, w: nn.Linear
     Returns:
         [N, K], at least float32.
     """
+    if len(hidden) <= SMALL_ROWS:
+        features = v(hidden).tanh() if u is None else v(hidden).tanh() * u(hidden).sigmoid()
+        scores: Tensor = w(features)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
     weight = v.weight if u is None else torch.cat([v.weight, u.weight])
     bias = v.bias if u is None else torch.cat([v.bias, u.bias])
     out: Tensor = _GatedScores.apply(hidden, weight, bias, w.weight, w.bias, u is not None)

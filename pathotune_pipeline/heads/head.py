@@ -107,7 +107,7 @@ class MILHead(nn.Module):
         """
         if batch.features.shape[1] != self.in_dim:
             raise UsageError(f"The head takes {self.in_dim}-d features; these are {batch.features.shape[1]}-d.")
-        if bool((batch.lengths < 1).any()):
+        if min(batch.sizes, default=1) < 1:
             raise UsageError("A bag has no instances. Leave it out.")
 
 

@@ -148,7 +148,7 @@ class Trainee:
         task, model = self.job.task, self._learner.model
         self._learner.load_state_dict(state)
         model.eval()
-        if task:
+        if task and task.has_baselines:
             said = {place: model.read(one).logits for place, one in placed.walk(self.job.train)}
             logits = torch.cat([said[place] for place in self.job.train])
             task = task.with_baselines(logits, self._targets_of(self.job.train))
