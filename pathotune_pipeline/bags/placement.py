@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
-import psutil
 import torch
 
 from pathotune_pipeline.bags.bag import Bag, BagBatch
@@ -16,8 +15,7 @@ from pathotune_pipeline.bags.bag import Bag, BagBatch
 Tier = Literal["device", "memory", "disk"]
 SHARE_OF_DEVICE = 0.6
 """Of a GPU's free memory that features may take; activations need the rest."""
-SHARE_OF_MEMORY = 0.5
-"""Of the available memory that features from disk may be copied into."""
+PAGE_BYTES = 4096
 AHEAD = 2
 """Bags that are fetched before they are asked for."""
 
@@ -26,17 +24,18 @@ class PlacedBags:
     """Bags as batches of one, each on the device when it is handed out, with features as they are stored.
 
     Attributes:
-        tier: "device" where all lie on a GPU; "memory"; or "disk", where they are read anew on every walk.
+        tier: "device" where all lie on a GPU; "memory"; or "disk", where some are maps of files. What a map has once read
+            stays in the system's cache as long as there is room, so maps are not copied.
         device: where batches come to lie.
     """
 
     def __init__(self, bags: Sequence[Bag], device: torch.device, *, limit_gb: float | None = None) -> None:
-        """Place them: on the GPU if they fit, else in memory, else they stay on disk.
+        """Place them: on the GPU if all fit, else they stay where they are and go to it one by one.
 
         Args:
-            bags: those whose features are memory maps (`TrainingCache.bags`) can stay on disk.
+            bags: in memory, or maps of a training cache.
             device: where they are wanted.
-            limit_gb: features that the device, or memory for those from disk, may hold; None: a share of what is free.
+            limit_gb: features that a GPU may hold; None: a share of what is free.
 
         Raises:
             UsageError: a bag is empty.
@@ -45,7 +44,7 @@ class PlacedBags:
         self._bags = bags
         self.tier = _tier(bags, device, limit_gb)
         self._placed: list[BagBatch] | None = None
-        if self.tier == "device" or (self.tier == "memory" and device.type != "cuda"):
+        if self.tier == "device" or (self.tier == "memory" and device.type == "cpu"):
             self._placed = [self._fetch(place) for place in range(len(bags))]
 
     def __len__(self) -> int:
@@ -72,8 +71,9 @@ class PlacedBags:
         bag = self._bags[place]
         if self.device.type == "cuda":
             return self._to_gpu(BagBatch.of_bag(bag))
-        # A map's pages are read when they are touched: now, and not in the middle of a product.
-        return BagBatch.of_bag(_in_memory(bag) if _is_mapped(bag) else bag).to(self.device)
+        if isinstance(bag.features, np.memmap):
+            _touch(bag.features)
+        return BagBatch.of_bag(bag).to(self.device)
 
     def _to_gpu(self, batch: BagBatch) -> BagBatch:
         """Copied on a stream of its own, so that it does not queue behind products; whole when it is handed out."""
@@ -95,22 +95,14 @@ class PlacedBags:
 
 
 def _tier(bags: Sequence[Bag], device: torch.device, limit_gb: float | None) -> Tier:
-    limit = float("inf") if limit_gb is None else limit_gb * 1e9
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if sum(_bytes_of(bag) for bag in bags) <= min(limit, SHARE_OF_DEVICE * free):
+        limit = float("inf") if limit_gb is None else limit_gb * 1e9
+        if sum(int(bag.features.nbytes) for bag in bags) <= min(limit, SHARE_OF_DEVICE * free):
             return "device"
-    on_disk = sum(_bytes_of(bag) for bag in bags if _is_mapped(bag))
-    return "memory" if on_disk <= min(limit, SHARE_OF_MEMORY * psutil.virtual_memory().available) else "disk"
+    return "disk" if any(isinstance(bag.features, np.memmap) for bag in bags) else "memory"
 
 
-def _bytes_of(bag: Bag) -> int:
-    return int(bag.features.nbytes)
-
-
-def _is_mapped(bag: Bag) -> bool:
-    return isinstance(bag.features, np.memmap)
-
-
-def _in_memory(bag: Bag) -> Bag:
-    return Bag(np.array(bag.features), bag.coords, bag.bag_id, bag.group)
+def _touch(mapped: np.memmap) -> None:
+    """Have a map's pages read now, and not in the middle of a product."""
+    mapped.reshape(-1).view(np.uint8)[::PAGE_BYTES].max(initial=0)

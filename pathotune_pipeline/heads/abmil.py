@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
-from pathotune_pipeline.heads.blocks import embed, gated_scores
+from pathotune_pipeline.heads.blocks import attention_pool, embed
 from pathotune_pipeline.heads.head import HeadOutput, HeadSpec, MILHead, detached
 from pathotune_pipeline.heads.streaming import OnlinePool, TileChunks
 from pathotune_pipeline.spec import setting
@@ -60,12 +59,11 @@ class ABMIL(MILHead):
         """Logits [B, C] and attention, which sums to 1 over each bag."""
         self.check(batch)
         hidden = self.dropout(embed(self.embed, batch))  # [sum of N, M]
-        scores = self._scores(hidden)[:, 0]  # [sum of N]
-        # The layers above run over all bags at once. Here a product per bag is faster than a scatter over segments
-        # (0.04 against 0.11 s for 100 000 x 500 on two cores), and has no atomics that would make CUDA vary.
-        weights = [each.softmax(dim=0) for each in batch.split(scores)]
-        pooled = [w.to(h.dtype) @ h for w, h in zip(weights, batch.split(hidden), strict=True)]
-        return HeadOutput(self.classifier(torch.stack(pooled)), detached(weights))
+        # A product per bag is faster than a scatter over segments (0.04 against 0.11 s for 100 000 x 500 on two
+        # cores), and has no atomics that would make CUDA vary.
+        layers = (self.attention_v, self.attention_u, self.attention_w)
+        pooled, weights = attention_pool(hidden, batch.sizes, *layers)  # [B, 1, M], [N, 1]
+        return HeadOutput(self.classifier(pooled[:, 0]), detached([each[:, 0] for each in weights]))
 
     def stream(self, tiles: TileChunks) -> HeadOutput:
         """One bag, a chunk of tiles at a time."""
@@ -76,7 +74,10 @@ class ABMIL(MILHead):
         return HeadOutput(self.classifier(pool.pooled()), [pool.weights()[:, 0]])
 
     def _scores(self, hidden: Tensor) -> Tensor:
-        return gated_scores(hidden, self.attention_v, self.attention_u, self.attention_w)  # [sum of N, 1]
+        features = self.attention_v(hidden).tanh()  # [N, L]
+        if self.attention_u is not None:
+            features = features * self.attention_u(hidden).sigmoid()
+        return self.attention_w(features)  # [N, 1]
 
 
 class UngatedABMIL(ABMIL):

@@ -7,7 +7,7 @@ is in the cache. Results equal the plain layers' but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from pathotune_pipeline.bags.bag import BagBatch
 
-BLOCK_ROWS = 1024
-"""Rows of a block on a CPU: 1,024 x 1,024 float32 are 4 MB."""
+BLOCK_ROWS = 2048
+"""Rows of a block on a CPU: 2,048 x 1,024 float32 are 8 MB."""
 SMALL_ROWS = 512
 """Rows up to which plain layers are faster."""
 BLOCK_ROWS_GPU = 65_536
@@ -46,26 +46,33 @@ def embed(layers: nn.Module, batch: BagBatch) -> Tensor:
     return hidden
 
 
-def gated_scores(hidden: Tensor, v: nn.Linear, u: nn.Linear | None, w: nn.Linear) -> Tensor:
-    """w(tanh(V h) * sigmoid(U h)), or w(tanh(V h)) without U (Ilse et al. 2018, equations 9 and 8).
+def attention_pool(
+    hidden: Tensor, sizes: Sequence[int], v: nn.Linear, u: nn.Linear | None, w: nn.Linear
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Of each bag the sum of its rows weighted by a softmax over the scores w(tanh(V h) * sigmoid(U h)).
+
+    Ilse et al. 2018, equations 8 (without U) and 9.
 
     Args:
-        hidden: [N, M].
+        hidden: rows of all bags, [sum of N, M].
+        sizes: rows of each bag.
         v: M to L.
         u: M to L, or None.
         w: L to K.
 
     Returns:
-        [N, K], at least float32.
+        Sums [B, K, M], and each bag's weights [N_b, K] without gradient, at least float32.
     """
-    if len(hidden) <= SMALL_ROWS:
+    if len(hidden) <= SMALL_ROWS * len(sizes):
         features = v(hidden).tanh() if u is None else v(hidden).tanh() * u(hidden).sigmoid()
-        scores: Tensor = w(features)
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = w(features)
+        every = [each.softmax(dim=0) for each in scores.to(_at_least_float32(scores.dtype)).split(list(sizes))]
+        sums = [each.to(hidden.dtype).mT @ rows for each, rows in zip(every, hidden.split(list(sizes)), strict=True)]
+        return torch.stack(sums), tuple(each.detach() for each in every)
     weight = v.weight if u is None else torch.cat([v.weight, u.weight])
     bias = v.bias if u is None else torch.cat([v.bias, u.bias])
-    out: Tensor = _GatedScores.apply(hidden, weight, bias, w.weight, w.bias, u is not None)
-    return out
+    pooled, weights = _AttentionPool.apply(hidden, weight, bias, w.weight, w.bias, tuple(sizes))
+    return pooled, weights.split(list(sizes))
 
 
 class _Precision:
@@ -116,11 +123,11 @@ class _ScaledLinear(torch.autograd.Function):
     ) -> Tensor:
         precision = _Precision(weight)
         with torch.autocast(x.device.type, enabled=False):
-            factor = precision.factor(weight).mT
+            inverse = 1 / std  # goes into the weights, which are fewer than the rows
+            factor = precision.factor(weight * inverse).mT
             out = torch.empty(len(x), weight.shape[0], dtype=precision.stored, device=x.device)
-            inverse = 1 / std
             for part in blocks(len(x), x.device):
-                rows = precision.factor(_scaled(x[part], mean, inverse, precision.wide))
+                rows = precision.factor(x[part].to(precision.wide, copy=True).sub_(mean))
                 made = out[part] if out.dtype == rows.dtype else None  # written in place where it can be
                 if bias is None:
                     made = torch.mm(rows, factor, out=made)
@@ -142,71 +149,89 @@ class _ScaledLinear(torch.autograd.Function):
         by_weight = torch.zeros(grad.shape[1], x.shape[1], dtype=precision.wide, device=x.device)
         by_bias = torch.zeros(grad.shape[1], dtype=precision.wide, device=x.device)
         for part in blocks(len(x), x.device):
-            rows = precision.factor(_scaled(x[part], mean, inverse, precision.wide))
+            rows = precision.factor(x[part].to(precision.wide, copy=True).sub_(mean))
             down = grad[part]
             if ctx.relu:
                 down = torch.ops.aten.threshold_backward(down, out[part], 0)
             _add_product(by_weight, precision.factor(down).mT, rows)
             by_bias += down.sum(dim=0, dtype=precision.wide)
-        return None, None, None, by_weight, by_bias if ctx.has_bias else None, None
+        return None, None, None, by_weight.mul_(inverse), by_bias if ctx.has_bias else None, None
 
 
-class _GatedScores(torch.autograd.Function):
-    """w(tanh(V h) * sigmoid(U h)) with V and U one matrix."""
+class _AttentionPool(torch.autograd.Function):
+    """Weighted sums, with V and U one matrix."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        last: Tensor,
-        last_bias: Tensor,
-        gated: bool,  # noqa: FBT001
-    ) -> Tensor:
-        precision = _Precision(weight)
-        wide = torch.promote_types(precision.wide, torch.float32)
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, last: Tensor, last_bias: Tensor, sizes: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        precision, gated = _Precision(weight), len(weight) > last.shape[1]
+        wide = precision.wide
         with torch.autocast(hidden.device.type, enabled=False):
-            factor = precision.factor(weight).mT
+            # tanh(a) = 2 sigmoid(2 a) - 1: one sigmoid over both branches takes a third of the time of tanh alone.
+            twice = torch.ones_like(bias)
+            twice[: last.shape[1]] = 2
+            factor, shift = precision.factor(weight * twice[:, None]).mT, bias * twice
             squashed = torch.empty(len(hidden), len(weight), dtype=precision.stored, device=hidden.device)
             scores = torch.empty(len(hidden), len(last), dtype=wide, device=hidden.device)
             for part in blocks(len(hidden), hidden.device):
                 rows = precision.factor(hidden[part])
-                made = torch.addmm(bias.to(rows.dtype), rows, factor).to(wide)
+                made = squashed[part] if squashed.dtype == wide else None
+                made = torch.addmm(shift.to(rows.dtype), rows, factor, out=made).to(wide).sigmoid_()
                 branches = made.chunk(2, dim=1) if gated else (made,)
-                branches[0].tanh_()
-                if gated:
-                    branches[1].sigmoid_()
-                squashed[part] = made
+                branches[0].mul_(2).sub_(1)
+                if squashed.dtype != wide:
+                    squashed[part] = made
                 scores[part] = F.linear(_gate(branches), last, last_bias)
-        ctx.precision, ctx.gated, ctx.wide = precision, gated, wide
-        ctx.save_for_backward(hidden, weight, last, squashed)
-        return scores
+            weights = torch.cat([each.softmax(dim=0) for each in scores.split(list(sizes))])
+            pooled = torch.zeros(len(sizes), len(last), hidden.shape[1], dtype=wide, device=hidden.device)
+            for bag, part in _blocks_of_bags(sizes, hidden.device):
+                pooled[bag].addmm_(weights[part].mT, hidden[part].to(wide))
+        ctx.precision, ctx.gated, ctx.sizes = precision, gated, sizes
+        ctx.save_for_backward(hidden, weight, last, squashed, weights, pooled)
+        ctx.mark_non_differentiable(weights)
+        return pooled, weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, last, squashed = ctx.saved_tensors
-        precision, wide = ctx.precision, ctx.wide
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, last, squashed, weights, pooled = ctx.saved_tensors
+        precision, wide = ctx.precision, ctx.precision.wide
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        by_weight, by_last = (torch.zeros_like(each, dtype=wide) for each in (weight, last))
-        by_bias = torch.zeros(len(weight), dtype=wide, device=weight.device)
+        by_weight, by_last = (torch.zeros_like(each) for each in (weight, last))
+        by_bias, by_last_bias = weight.new_zeros(len(weight)), last.new_zeros(len(last))
         back = precision.factor(weight)
-        for part in blocks(len(hidden), hidden.device):
-            made, down = squashed[part].to(wide), grad[part]
+        level = (grad * pooled).sum(dim=2)  # [B, K]: what a softmax takes from the gradient of each of its weights
+        for bag, part in _blocks_of_bags(ctx.sizes, hidden.device):
+            rows, made, share = hidden[part], squashed[part].to(wide), weights[part]
             branches = made.chunk(2, dim=1) if ctx.gated else (made,)
+            down = share * (rows.to(wide) @ grad[bag].mT - level[bag])  # [n, K], by scores
             by_last.addmm_(down.mT, _gate(branches))
+            by_last_bias += down.sum(dim=0)
             inner = _through_gate(branches, down @ last)
             by_bias += inner.sum(dim=0)
             factor = precision.factor(inner)
-            _add_product(by_weight, factor.mT, precision.factor(hidden[part]))
-            if by_hidden is not None:
-                by_hidden[part] = factor @ back
-        return by_hidden, by_weight, by_bias, by_last, grad.sum(dim=0), None
+            _add_product(by_weight, factor.mT, precision.factor(rows))
+            if by_hidden is None:
+                continue
+            if by_hidden.dtype == factor.dtype:
+                torch.mm(factor, back, out=by_hidden[part]).addmm_(share.to(factor.dtype), grad[bag].to(factor.dtype))
+            else:
+                by_hidden[part] = (factor @ back).to(wide).addmm_(share, grad[bag])
+        return by_hidden, by_weight, by_bias, by_last, by_last_bias, None
 
 
-def _scaled(x: Tensor, mean: Tensor, inverse: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype, copy=True).sub_(mean).mul_(inverse)
+def _blocks_of_bags(sizes: tuple[int, ...], device: torch.device) -> Iterator[tuple[int, slice]]:
+    """The number of a bag, and a cut of its rows."""
+    start = 0
+    for bag, size in enumerate(sizes):
+        for part in blocks(size, device):
+            yield bag, slice(start + part.start, start + part.stop)
+        start += size
+
+
+def _at_least_float32(kind: torch.dtype) -> torch.dtype:
+    return torch.promote_types(kind, torch.float32)
 
 
 def _gate(branches: tuple[Tensor, ...]) -> Tensor:

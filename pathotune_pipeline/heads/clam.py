@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.heads.attention import AttentionScores, attention_to_predicted, weighted_sums
+from pathotune_pipeline.heads.attention import AttentionScores, attention_to_predicted
 from pathotune_pipeline.heads.blocks import embed
 from pathotune_pipeline.heads.head import Criterion, HeadOutput, HeadSpec, MILHead, detached, targets_of
 from pathotune_pipeline.heads.losses import smooth_svm_loss
@@ -106,11 +106,9 @@ class CLAMSB(MILHead):
     def _read(self, batch: BagBatch) -> tuple[HeadOutput, tuple[Tensor, ...], list[Tensor]]:
         self.check(batch)
         embedded = embed(self.embed, batch)  # [sum of N, M]
-        hidden = batch.split(embedded)
-        weights = [each.softmax(dim=0) for each in batch.split(self.attention(embedded))]  # [N, K] each
-        pooled = torch.stack([weighted_sums(w, h) for w, h in zip(weights, hidden, strict=True)])  # [B, K, M]
-        logits = self._classify(pooled)
-        return HeadOutput(logits, detached(attention_to_predicted(weights, logits))), hidden, weights
+        pooled, each = self.attention.pool(embedded, batch.sizes)  # [B, K, M], [N, K]
+        logits, weights = self._classify(pooled), list(each)
+        return HeadOutput(logits, detached(attention_to_predicted(weights, logits))), batch.split(embedded), weights
 
     def _classify(self, pooled: Tensor) -> Tensor:
         return self.classifier(pooled[:, 0])  # [B, C]

@@ -77,7 +77,7 @@ def fit_many(
         raise UsageError(f"Heads that are trained together share a device; found {', '.join(sorted(devices))}.")
     check_alike(bags)
     device = pick_device(devices.pop())
-    limits = [job.spec.memory_gb for job in jobs if job.spec.memory_gb is not None]
+    limits = [job.spec.gpu_memory_gb for job in jobs if job.spec.gpu_memory_gb is not None]
     placed = PlacedBags(bags, device, limit_gb=min(limits, default=None))
     outcomes: list[FitOutcome | None] = [None] * len(jobs)
 

@@ -47,9 +47,9 @@ class HeadFitSpec(Spec):
         "The scale of the features comes with them.",
     )
     device: str = setting("auto", "Device: auto, cpu, cuda, cuda:<number> or mps.", hashed=False)
-    memory_gb: float | None = setting(
+    gpu_memory_gb: float | None = setting(
         None,
-        "GB of features to hold on the GPU, or in memory where they come from a cache on disk; empty: as the room allows.",
+        "GB of features that a GPU may hold; empty: as its memory allows. Others go to it one bag at a time.",
         hashed=False,
         gt=0,
     )

@@ -11,8 +11,8 @@ from torch import Tensor
 from pathotune_pipeline.bags.bag import Bag, as_stored
 from pathotune_pipeline.errors import UsageError
 
-ROWS = 4096
-"""Rows that are turned to float64 at a time."""
+ROWS = 1024
+"""Rows whose sums are taken in the features' own precision, at least float32, before float64 takes them up."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,10 +51,19 @@ def measure(features: Tensor, bag_id: str) -> Moments:
     """
     if features.device.type == "mps":  # which knows no float64
         features = features.cpu()
-    found = joined(_of_block(rows) for rows in features.split(ROWS))
-    if not bool((found.mean + found.spread).isfinite().all()):
+    wide = torch.promote_types(features.dtype, torch.float32)
+    # About a point near the mean, so that squares lose no digits.
+    centre = features[:ROWS].to(wide).mean(dim=0)  # [D]
+    total, squares = (torch.zeros_like(centre, dtype=torch.float64) for _ in range(2))
+    for rows in features.split(ROWS):
+        away = rows.to(wide, copy=True).sub_(centre)  # [n, D]
+        total += away.sum(dim=0)
+        squares += away.square_().sum(dim=0)
+    count = len(features)
+    mean, spread = centre.double() + total / count, (squares - total.square() / count).clamp_(min=0)
+    if not bool((mean + spread).isfinite().all()):
         raise UsageError(f"bag {bag_id} has features that are not finite. Extract it again, or leave it out.")
-    return Moments(found.count, found.mean.cpu(), found.spread.cpu())
+    return Moments(count, mean.cpu(), spread.cpu())
 
 
 def joined(parts: Iterable[Moments]) -> Moments:
@@ -76,9 +85,3 @@ def feature_scale(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
     """
     mean, std = joined(measure(as_stored(bag.features), bag.bag_id) for bag in bags).scale()
     return mean.float(), std.float()
-
-
-def _of_block(rows: Tensor) -> Moments:
-    wide = rows.to(torch.float64, copy=True)  # [n, D]
-    mean = wide.mean(dim=0)
-    return Moments(len(wide), mean, wide.sub_(mean).square_().sum(dim=0))

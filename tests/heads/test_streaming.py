@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,3 +108,51 @@ def test_stored_features_and_coords_come_in_chunks(small_chunks):
     assert torch.equal(torch.cat([chunk.coords for chunk in chunks]), bag.coords)
     assert torch.equal(tiles.take(torch.tensor([4, 22])).features, features[[4, 22]])
     assert streaming.CHUNK_ROWS == 8192
+
+
+LONG = """
+import resource, sys
+import numpy as np, torch
+from pathotune_pipeline.bags.bag import Bag
+from pathotune_pipeline.heads import HeadFitSpec, create_head, predict
+from pathotune_pipeline.heads.learner import HeadModel, TrainedHead
+
+path, name, tiles = sys.argv[1], sys.argv[2], int(sys.argv[3])
+torch.set_num_threads(1)
+features = np.memmap(path, np.float16, mode="c", shape=(tiles, 1024))
+bag = Bag(features, np.zeros((tiles, 2), np.int64), "long", "long")
+torch.manual_seed(0)
+model = HeadModel(create_head(name, in_dim=1024, n_classes=2)).eval()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+said = predict(TrainedHead(model, HeadFitSpec(head=name), ("a", "b")), [bag])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert said.attention is None or said.attention[0].shape == (tiles,)
+assert np.isfinite(said.probs).all()
+print((peak - before) * 1024 - features.nbytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tiles", "most_mb"),
+    [
+        ("mean", 200_000, 300),
+        ("max", 200_000, 300),
+        ("abmil", 200_000, 300),
+        ("clam-mb", 200_000, 300),
+        ("dsmil", 200_000, 300),
+        ("dtfd", 200_000, 300),
+        ("transmil", 200_000, 2500),  # tokens of layer 1 are needed whole: five arrays of 0.4 GB, no landmark weights
+        ("transformer", 20_000, 500),  # its time grows with the square
+    ],
+)
+def test_a_long_bag_takes_little_more_memory_than_its_features(name, tiles, most_mb, tmp_path):
+    rng, flat = np.random.default_rng(0), np.memmap(tmp_path / "x", np.float16, mode="w+", shape=(tiles, 1024))
+    for start in range(0, tiles, 20_000):
+        flat[start : start + 20_000] = rng.standard_normal((min(20_000, tiles - start), 1024), dtype=np.float32)
+    flat.flush()
+    command = [sys.executable, "-c", LONG, str(tmp_path / "x"), name, str(tiles)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    print(f"{name}: {int(done.stdout) / 1e6:.0f} MB beside the features")
+    assert int(done.stdout) < most_mb * 1e6
