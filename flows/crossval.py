@@ -27,7 +27,7 @@ def crossval_task(study: Study, spec: CrossvalSpec) -> dict[str, Any]:
 
 
 @flow(name="crossval", persist_result=False)
-def crossval_flow(
+def crossval_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect's pages
     store: str,
     features: str,
     labels: str,
@@ -35,6 +35,7 @@ def crossval_flow(
     out: str,
     overwrite: bool = False,  # noqa: FBT001, FBT002
     settings: dict[str, Any] | None = None,
+    cache: str | None = None,
 ) -> dict[str, Any]:
     """Train a head and judge it by patient-grouped cross-validation.
 
@@ -46,13 +47,14 @@ def crossval_flow(
         out: the model folder to write.
         overwrite: whether an older result there may be replaced.
         settings: sections and settings, as in `configs/default.yaml`.
+        cache: folder of a training cache; without one all features are read into memory.
 
     Returns:
         Scores with intervals, and notes; of several targets the scores by target.
     """
     spec = CrossvalSpec.parse(config.check(("crossval",), settings or {})["crossval"].model_dump())
     targets = (target,) if isinstance(target, str) else tuple(target)
-    study = Study(store, features, Path(labels), targets, Path(out), overwrite)
+    study = Study(store, features, Path(labels), targets, Path(out), overwrite, Path(cache) if cache else None)
     told = crossval_task(study, spec)
     lines: list[str] = []
     for name, scores in told.get("targets", {targets[0]: told.get("scores")}).items():

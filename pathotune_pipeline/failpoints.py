@@ -19,6 +19,7 @@ NAMES = frozenset(
         "store.staged",
         "store.placed",
         "store.committed",
+        "cache.written",
         "gc.record",
         "gc.group",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -56,11 +57,12 @@ class BagBatch:
     """Bags laid end to end.
 
     Attributes:
-        features: [sum of N, D] float.
-        offsets: [B + 1] int64; bag b holds rows offsets[b] to offsets[b + 1].
+        features: [sum of N, D] float; with `scale`, as they are stored, and half precision too.
+        offsets: [B + 1] int64, on the CPU so that nothing waits for a GPU; bag b holds rows offsets[b] to offsets[b + 1].
         coords: [sum of N, 2] int64, or None.
         targets: [B] int64 class indices, or [B, W] float32 of other tasks, NaN where not known; or None.
         bag_ids: B ids, or empty.
+        scale: mean and deviation, [D] each, that are still to be taken from features; None where nothing is.
     """
 
     features: Tensor
@@ -68,11 +70,36 @@ class BagBatch:
     coords: Tensor | None = None
     targets: Tensor | None = None
     bag_ids: tuple[str, ...] = ()
+    scale: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, *features: Tensor) -> Self:
         """A batch of bare feature tensors, each [N_b, D]."""
         return cls(torch.cat(features), _offsets([len(each) for each in features]))
+
+    @classmethod
+    def of_bag(cls, bag: Bag) -> Self:
+        """A batch of one bag with its features as they are stored; nothing is copied where memory can be shared.
+
+        Raises:
+            UsageError: the bag is empty.
+        """
+        check_alike([bag])
+        features, coords = as_stored(bag.features), torch.as_tensor(bag.coords, dtype=torch.int64)
+        return cls(features, _offsets([len(bag)]), coords=coords, bag_ids=(bag.bag_id,))
+
+    @classmethod
+    def joined(cls, batches: Sequence[Self]) -> Self:
+        """Batches without targets and scale, one after the other; a single one is handed back as it is."""
+        if len(batches) == 1:
+            return batches[0]
+        coords = [batch.coords for batch in batches if batch.coords is not None]
+        return cls(
+            torch.cat([batch.features for batch in batches]),
+            _offsets([size for batch in batches for size in batch.sizes]),
+            coords=torch.cat(coords) if len(coords) == len(batches) else None,
+            bag_ids=tuple(name for batch in batches for name in batch.bag_ids),
+        )
 
     @classmethod
     def of_padded(cls, features: Tensor, mask: Tensor, *, targets: Tensor | None = None) -> Self:
@@ -91,34 +118,45 @@ class BagBatch:
                 f"features are {tuple(features.shape)} and the mask is {tuple(mask.shape)} {mask.dtype}; "
                 "they must be [B, N, D] and [B, N] bool."
             )
-        return cls(features[mask], _offsets(mask.sum(dim=1).tolist()).to(features.device), targets=targets)
+        return cls(features[mask], _offsets(mask.sum(dim=1).tolist()), targets=targets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __iter__(self) -> Iterator[Tensor]:
         """Each bag's features, [N_b, D]."""
-        return iter(self.split(self.features))
+        return iter(self.split(self.scaled().features))
 
     @property
     def lengths(self) -> Tensor:
         """Instances of each bag, [B] int64."""
         return self.offsets.diff()
 
+    @property
+    def sizes(self) -> list[int]:
+        """Instances of each bag."""
+        return [end - start for start, end in pairwise(self.offsets.tolist())]
+
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor with one row per instance, [sum of N, ...], into one view per bag."""
-        return values.split(self.lengths.tolist())
+        return values.split(self.sizes)
 
     def segments(self) -> Tensor:
         """The bag that each instance belongs to, [sum of N] int64."""
-        return torch.repeat_interleave(self.lengths)
+        return torch.repeat_interleave(self.lengths).to(self.features.device)
+
+    def scaled(self) -> Self:
+        """The batch with its scale applied to the features, in the scale's precision."""
+        if self.scale is None:
+            return self
+        mean, std = self.scale
+        return replace(self, features=self.features.to(mean.dtype).sub(mean).div_(std), scale=None)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch on that device."""
+        """The same batch on that device, its offsets on the CPU."""
         return replace(
             self,
             features=self.features.to(device),
-            offsets=self.offsets.to(device),
             coords=None if self.coords is None else self.coords.to(device),
             targets=None if self.targets is None else self.targets.to(device),
         )
@@ -137,6 +175,24 @@ def collate(bags: Sequence[Bag], *, targets: Sequence[int | np.ndarray] | None =
     """
     if not bags:
         raise UsageError("A batch needs at least one bag; none was given.")
+    check_alike(bags)
+    if targets is None and all(isinstance(bag.target, int | np.integer) for bag in bags):
+        targets = [int(bag.target) for bag in bags if isinstance(bag.target, int | np.integer)]
+    return BagBatch(
+        features=torch.cat([as_floats(bag.features) for bag in bags]),
+        offsets=_offsets([len(bag) for bag in bags]),
+        coords=torch.cat([torch.as_tensor(bag.coords, dtype=torch.int64) for bag in bags]),
+        targets=None if targets is None else target_tensor(targets),
+        bag_ids=tuple(bag.bag_id for bag in bags),
+    )
+
+
+def check_alike(bags: Sequence[Bag]) -> None:
+    """Make sure that bags can be learnt from together.
+
+    Raises:
+        UsageError: one is empty, or dimensions differ.
+    """
     for bag in bags:
         if len(bag) == 0:
             raise UsageError(f"bag {bag.bag_id} has no tiles. Leave it out, or look at its tissue mask.")
@@ -145,27 +201,25 @@ def collate(bags: Sequence[Bag], *, targets: Sequence[int | np.ndarray] | None =
                 f"bag {bag.bag_id} has {bag.dim}-d features and bag {bags[0].bag_id} {bags[0].dim}-d ones. "
                 "Take all bags from one feature set."
             )
-    if targets is None and all(isinstance(bag.target, int | np.integer) for bag in bags):
-        targets = [int(bag.target) for bag in bags if isinstance(bag.target, int | np.integer)]
-    return BagBatch(
-        features=torch.cat([as_floats(bag.features) for bag in bags]),
-        offsets=_offsets([len(bag) for bag in bags]),
-        coords=torch.cat([torch.as_tensor(bag.coords, dtype=torch.int64) for bag in bags]),
-        targets=None if targets is None else _targets(targets),
-        bag_ids=tuple(bag.bag_id for bag in bags),
-    )
+
+
+def as_stored(values: np.ndarray | Tensor) -> Tensor:
+    """The same numbers as a tensor: floating types as they are, others as float32; read-only arrays are copied."""
+    if isinstance(values, np.ndarray):
+        kind = values.dtype if values.dtype in (np.float16, np.float32, np.float64) else np.float32
+        array = np.asarray(values, dtype=kind)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return values if values.is_floating_point() else values.float()
 
 
 def as_floats(values: np.ndarray | Tensor) -> Tensor:
     """float32 (float64 where it already is), whatever the kind of array; read-only ones are copied."""
-    if isinstance(values, np.ndarray):
-        kind = np.float64 if values.dtype == np.float64 else np.float32
-        array = np.asarray(values, dtype=kind)
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
-    return values if values.dtype == torch.float64 else values.float()
+    stored = as_stored(values)
+    return stored if stored.dtype == torch.float64 else stored.float()
 
 
-def _targets(targets: Sequence[int | np.ndarray]) -> Tensor:
+def target_tensor(targets: Sequence[int | np.ndarray]) -> Tensor:
+    """Targets of bags as a batch holds them: class indices [B] int64, or of other tasks [B, W] float32."""
     if any(isinstance(each, np.ndarray) for each in targets):
         return torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in targets]))
     return torch.tensor(list(targets), dtype=torch.int64)

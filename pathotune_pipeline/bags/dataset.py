@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.labels import LabelRow
 from pathotune_pipeline.errors import UsageError
@@ -60,6 +62,12 @@ class BagDataset:
         record = self.records[index]
         row = self.labels[record.slide_id]
         return read_bag(self.store, record, case_id=row.case_id, target=row.label)
+
+    def bag(self, index: int, features: np.ndarray, coords: np.ndarray) -> Bag:
+        """These features [N, D] at these places [N, 2] as the slide's labelled bag."""
+        slide_id = self.records[index].slide_id
+        row = self.labels[slide_id]
+        return Bag(features, coords, bag_id=slide_id, group=row.case_id, target=row.label)
 
 
 def read_bag(store: FeatureStore, record: CommitRecord, *, case_id: str, target: str | None = None) -> Bag:

@@ -41,6 +41,13 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="folder for scores, predictions and models"
     )
     where.add_argument("--overwrite", action="store_true", help="replace an older result in --out")
+    where.add_argument(
+        "--cache",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder for a training cache, made once and mapped; without it all features are read into memory",
+    )
 
 
 def add_licence(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +74,7 @@ def study_of(arguments: argparse.Namespace) -> Any:
         tuple(arguments.target),
         arguments.out,
         arguments.overwrite,
+        arguments.cache,
     )
 
 

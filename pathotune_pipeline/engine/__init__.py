@@ -1,8 +1,18 @@
-"""Training without knowing what is trained: loop, schedule, optimiser, checkpoint, device."""
+"""Training without knowing what is trained: course, loop, schedule, optimiser, checkpoint, device."""
 
 from pathotune_pipeline.engine.checkpoint import load_checkpoint, save_checkpoint
+from pathotune_pipeline.engine.course import Course, EpochRecord, FitResult
 from pathotune_pipeline.engine.device import pick_device
-from pathotune_pipeline.engine.loop import EpochRecord, FitResult, fit
+from pathotune_pipeline.engine.loop import fit
 from pathotune_pipeline.engine.spec import TrainSpec
 
-__all__ = ["EpochRecord", "FitResult", "TrainSpec", "fit", "load_checkpoint", "pick_device", "save_checkpoint"]
+__all__ = [
+    "Course",
+    "EpochRecord",
+    "FitResult",
+    "TrainSpec",
+    "fit",
+    "load_checkpoint",
+    "pick_device",
+    "save_checkpoint",
+]

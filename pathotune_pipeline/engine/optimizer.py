@@ -24,11 +24,13 @@ def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> Opti
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
+    # One pass over each parameter instead of ten: a third of a step with bags of a few tiles.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     match spec.optimizer:
         case "adam":
-            return Adam(groups, lr=spec.lr)
+            return Adam(groups, lr=spec.lr, fused=fused)
         case "adamw":
-            return AdamW(groups, lr=spec.lr)
+            return AdamW(groups, lr=spec.lr, fused=fused)
         case "radam":
             return RAdam(groups, lr=spec.lr, decoupled_weight_decay=True)
 

@@ -16,11 +16,12 @@ from pathotune_pipeline.bags.splits import patient_labels
 from pathotune_pipeline.bags.targets import Classes
 from pathotune_pipeline.engine.device import cpu_threads
 from pathotune_pipeline.evaluation.cohort import Cohort, gather_cohort, relabelled
+from pathotune_pipeline.evaluation.fold_models import train_folds
 from pathotune_pipeline.evaluation.folds import FoldPlan, SplitSpec, Splitter, plan_folds
 from pathotune_pipeline.evaluation.judging import judge_model
 from pathotune_pipeline.evaluation.preflight import Asked, Findings, check_external, check_folds
 from pathotune_pipeline.evaluation.result import CrossvalResult
-from pathotune_pipeline.heads.train import HeadFitSpec, fit_head
+from pathotune_pipeline.heads.learner import HeadFitSpec, TrainedHead
 from pathotune_pipeline.provenance import package_versions
 from pathotune_pipeline.spec import setting
 
@@ -259,21 +260,32 @@ def _train_all(
     plan: FoldPlan,
     on_progress: Callable[[CrossvalProgress], None] | None,
 ) -> None:
-    """Train and judge one model for each seed and fold."""
-    for seed, fold in plan:
-        train, val, _ = cohort.parts(fold)
-        trained = fit_head(
-            train,
-            val,
-            classes=result.classes,
-            spec=spec.fit_spec(model_seed(seed, fold.index)),
-            feature_set=result.feature_set,
-        )
+    """Train one model for each seed and fold, all in one pass, and judge them."""
+    models = train_folds(
+        cohort.bags,
+        plan.folds,
+        [spec.fit_spec(model_seed(seed, fold.index)) for seed, fold in plan],
+        classes=result.classes,
+        feature_set=result.feature_set,
+        on_trained=progress_of(plan, on_progress),
+    )
+    for (seed, fold), trained in zip(plan, models, strict=True):
         judge_model({"": result}, trained, cohort, seed=seed, fold=fold)
         if trained.initial and len(result.runs) == 1:
             result.notes.append(trained.initial.sentence())
+
+
+def progress_of(
+    plan: FoldPlan, on_progress: Callable[[CrossvalProgress], None] | None
+) -> Callable[[int, int, TrainedHead], None]:
+    """What `train_folds` tells, as progress."""
+
+    def told(done: int, place: int, trained: TrainedHead) -> None:
         if on_progress:
-            on_progress(CrossvalProgress(len(result.runs), len(plan), seed, fold.index, len(trained.history)))
+            seed, fold = plan.folds[place]
+            on_progress(CrossvalProgress(done, len(plan), seed, fold.index, len(trained.history)))
+
+    return told
 
 
 def model_seed(seed: int, fold: int) -> int:

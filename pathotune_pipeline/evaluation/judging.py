@@ -18,8 +18,9 @@ from pathotune_pipeline.evaluation.pooling import FoldRun, PredictionRow, mean_b
 from pathotune_pipeline.evaluation.result import CrossvalResult, SplitRow
 from pathotune_pipeline.evaluation.scoring import CLASSES
 from pathotune_pipeline.evaluation.threshold import youden_threshold
+from pathotune_pipeline.heads.learner import TrainedHead
 from pathotune_pipeline.heads.task import value_of
-from pathotune_pipeline.heads.train import TrainedHead, predict
+from pathotune_pipeline.heads.train import predict
 
 
 def judge_model(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from pathotune_pipeline.archive.table import read_table
 from pathotune_pipeline.bags.bag import Bag
+from pathotune_pipeline.bags.cache import make_cache
 from pathotune_pipeline.bags.dataset import BagDataset
 from pathotune_pipeline.bags.labels import LabelJoin, LabelRow, join_labels
 from pathotune_pipeline.bags.sites import TCGA
@@ -45,24 +46,33 @@ class Material:
 
     def labelled(self) -> tuple[list[Bag], Sources]:
         """Bags that bear their labels and a single tile of zeros, for what can be checked before features are read."""
-        return self._gathered(read=False)
+        return self._gathered(_bare, record=False)
 
-    def read(self) -> tuple[list[Bag], Sources]:
+    def read(self, cache: Path | None = None) -> tuple[list[Bag], Sources]:
         """Bags with their features.
+
+        Args:
+            cache: folder of a training cache, from which they are mapped; None reads them into memory.
 
         Raises:
             CorruptDataError: what was committed cannot be read.
+            StoreUnwritableError: the cache has no room.
         """
-        return self._gathered(read=True)
 
-    def _gathered(self, *, read: bool) -> tuple[list[Bag], Sources]:
-        own, external = (self._bags(each, read=read) for each in (self.own, self.external))
-        return own, Sources(sites=self.sites, external=external, record=read)
+        def read_all(dataset: BagDataset) -> Iterator[Bag]:
+            source = dataset if cache is None else make_cache(dataset, cache)
+            return (source[i] for i in range(len(source)))
 
-    def _bags(self, dataset: BagDataset | None, *, read: bool) -> list[Bag]:
+        return self._gathered(read_all, record=True)
+
+    def _gathered(self, reader: Callable[[BagDataset], Iterable[Bag]], *, record: bool) -> tuple[list[Bag], Sources]:
+        own, external = (self._bags(each, reader) for each in (self.own, self.external))
+        return own, Sources(sites=self.sites, external=external, record=record)
+
+    def _bags(self, dataset: BagDataset | None, reader: Callable[[BagDataset], Iterable[Bag]]) -> list[Bag]:
         if dataset is None:
             return []
-        bags = [dataset[i] for i in range(len(dataset))] if read else list(_bare(dataset))
+        bags = list(reader(dataset))
         if self.several:
             bags = [replace(bag, target=targets_of_label(str(bag.target))) for bag in bags]
         return bags

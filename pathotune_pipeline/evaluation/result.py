@@ -24,7 +24,7 @@ from pathotune_pipeline.evaluation.bands import bands_of
 from pathotune_pipeline.evaluation.metrics import roc_points
 from pathotune_pipeline.evaluation.pooling import FoldRun, Pool, PredictionRow
 from pathotune_pipeline.evaluation.scoring import CLASSES, Sample, curves_of, score_table, scorers
-from pathotune_pipeline.heads.train import TrainedHead
+from pathotune_pipeline.heads.learner import TrainedHead
 from pathotune_pipeline.heads.trained import save_head
 
 FORMAT = "pathotune-crossval"

@@ -29,6 +29,7 @@ class Study:
         target: its column with the class; or one or several as `bags.targets.parse_target` takes them.
         out: the model folder to write.
         overwrite: whether an older result there may be replaced.
+        cache: folder of a training cache, from which bags are mapped; None reads them into memory.
     """
 
     store: Path | str
@@ -37,6 +38,7 @@ class Study:
     target: str | tuple[str, ...]
     out: Path
     overwrite: bool = False
+    cache: Path | None = None
 
 
 def run_study(
@@ -71,7 +73,7 @@ def run_study(
     material = open_material(study.store, study.features, study.labels, spec=spec, targets=targets)
     bags, sources = material.labelled()
     _check(bags, replace(sources, split=split), targets=targets, spec=spec, plain=plain)  # before features are read
-    bags, sources = material.read()
+    bags, sources = material.read(study.cache)
     sources = replace(sources, split=split)
     told: dict[str, Any] = {"feature_set": material.features, "sources": sources, "on_progress": on_progress}
     if plain:

@@ -24,15 +24,16 @@ from pathotune_pipeline.evaluation.crossval import (
     finish,
     model_seed,
     plan_study,
+    progress_of,
     threads_for,
 )
+from pathotune_pipeline.evaluation.fold_models import train_folds
 from pathotune_pipeline.evaluation.folds import FoldPlan
 from pathotune_pipeline.evaluation.judging import judge_model
 from pathotune_pipeline.evaluation.preflight import Asked, Findings, check_values
 from pathotune_pipeline.evaluation.result import CrossvalResult
 from pathotune_pipeline.evaluation.scoring import CLASSES
 from pathotune_pipeline.heads.task import Task, value_of
-from pathotune_pipeline.heads.train import fit_head
 from pathotune_pipeline.provenance import package_versions
 
 
@@ -113,19 +114,19 @@ def crossval_targets(
         cohort, plan = cohort.fused(plan)
     balanced = spec.class_weights == "balanced"
     with cpu_threads(threads_for(cohort.bags.values())):
-        for done, (seed, fold) in enumerate(plan, 1):
-            train, val, _ = cohort.parts(fold)
-            task = Task(tuple(question.coding(train, balanced=balanced) for question in questions))
-            trained = fit_head(
-                train,
-                val,
-                task=task,
-                spec=spec.fit_spec(model_seed(seed, fold.index)),
-                feature_set=feature_set,
-            )
+        models = train_folds(
+            cohort.bags,
+            plan.folds,
+            [spec.fit_spec(model_seed(seed, fold.index)) for seed, fold in plan],
+            tasks=[
+                Task(tuple(question.coding(cohort.parts(fold)[0], balanced=balanced) for question in questions))
+                for _, fold in plan
+            ],
+            feature_set=feature_set,
+            on_trained=progress_of(plan, on_progress),
+        )
+        for (seed, fold), trained in zip(plan, models, strict=True):
             judge_model(results, trained, cohort, seed=seed, fold=fold)
-            if on_progress:
-                on_progress(CrossvalProgress(done, len(plan), seed, fold.index, len(trained.history)))
     finish(list(results.values()), spec, cohort, plan)
     return results
 

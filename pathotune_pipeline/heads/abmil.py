@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
+from pathotune_pipeline.heads.blocks import attention_pool, embed
 from pathotune_pipeline.heads.head import HeadOutput, HeadSpec, MILHead, detached
+from pathotune_pipeline.heads.streaming import OnlinePool, TileChunks
 from pathotune_pipeline.spec import setting
 
 
@@ -38,6 +39,7 @@ class ABMIL(MILHead):
     """
 
     Settings: ClassVar[type[HeadSpec]] = ABMILSpec
+    applies_scale: ClassVar[bool] = True
     # Published: Adam 5e-4, weight decay 1e-4, 20 epochs, batch 1. More epochs here, ended by the validation loss.
     preset: ClassVar[TrainSpec] = TrainSpec(
         optimizer="adam", lr=5e-4, weight_decay=1e-4, epochs=60, min_epochs=40, patience=10
@@ -56,19 +58,26 @@ class ABMIL(MILHead):
     def forward(self, batch: BagBatch) -> HeadOutput:
         """Logits [B, C] and attention, which sums to 1 over each bag."""
         self.check(batch)
-        hidden = self.dropout(self.embed(batch.features))  # [sum of N, M]
-        scores = self._scores(hidden).to(torch.promote_types(hidden.dtype, torch.float32))  # [sum of N]
-        # The layers above run over all bags at once. Here a product per bag is faster than a scatter over segments
-        # (0.04 against 0.11 s for 100 000 x 500 on two cores), and has no atomics that would make CUDA vary.
-        weights = [each.softmax(dim=0) for each in batch.split(scores)]
-        pooled = [w.to(h.dtype) @ h for w, h in zip(weights, batch.split(hidden), strict=True)]
-        return HeadOutput(self.classifier(torch.stack(pooled)), detached(weights))
+        hidden = self.dropout(embed(self.embed, batch))  # [sum of N, M]
+        # A product per bag is faster than a scatter over segments (0.04 against 0.11 s for 100 000 x 500 on two
+        # cores), and has no atomics that would make CUDA vary.
+        layers = (self.attention_v, self.attention_u, self.attention_w)
+        pooled, weights = attention_pool(hidden, batch.sizes, *layers)  # [B, 1, M], [N, 1]
+        return HeadOutput(self.classifier(pooled[:, 0]), detached([each[:, 0] for each in weights]))
+
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag, a chunk of tiles at a time."""
+        pool = OnlinePool()
+        for chunk in tiles:
+            hidden = embed(self.embed, chunk)
+            pool.add(self._scores(hidden), hidden)
+        return HeadOutput(self.classifier(pool.pooled()), [pool.weights()[:, 0]])
 
     def _scores(self, hidden: Tensor) -> Tensor:
-        features = self.attention_v(hidden).tanh()  # [sum of N, L]
+        features = self.attention_v(hidden).tanh()  # [N, L]
         if self.attention_u is not None:
             features = features * self.attention_u(hidden).sigmoid()
-        return self.attention_w(features).squeeze(1)  # [sum of N]
+        return self.attention_w(features)  # [N, 1]
 
 
 class UngatedABMIL(ABMIL):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from pathotune_pipeline.heads.blocks import attention_pool
 
 
 class AttentionScores(nn.Module):
@@ -31,6 +35,17 @@ class AttentionScores(nn.Module):
             features = features * self.dropout(self.u(hidden).sigmoid())
         scores = self.w(features)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def pool(self, hidden: Tensor, sizes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Each bag's sums, weighted by a softmax over its scores, [B, columns, dim], and the weights [N_b, columns].
+
+        Weights carry no gradient.
+        """
+        if not (self.training and self.dropout.p):
+            return attention_pool(hidden, sizes, self.v, self.u, self.w)
+        weights = [each.softmax(dim=0) for each in self(hidden).split(list(sizes))]
+        sums = [weighted_sums(w, rows) for w, rows in zip(weights, hidden.split(list(sizes)), strict=True)]
+        return torch.stack(sums), tuple(each.detach() for each in weights)
 
 
 def weighted_sums(weights: Tensor, values: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.heads.attention import AttentionScores, attention_to_predicted, weighted_sums
+from pathotune_pipeline.heads.attention import AttentionScores, attention_to_predicted
+from pathotune_pipeline.heads.blocks import embed
 from pathotune_pipeline.heads.head import Criterion, HeadOutput, HeadSpec, MILHead, detached, targets_of
 from pathotune_pipeline.heads.losses import smooth_svm_loss
+from pathotune_pipeline.heads.streaming import OnlinePool, TileChunks
 from pathotune_pipeline.spec import setting
 
 
@@ -54,6 +56,7 @@ class CLAMSB(MILHead):
     preset: ClassVar[TrainSpec] = TrainSpec(
         optimizer="adam", lr=1e-4, weight_decay=1e-5, epochs=200, min_epochs=50, patience=20
     )
+    applies_scale: ClassVar[bool] = True
     per_class: ClassVar[bool] = False
 
     def __init__(self, in_dim: int, n_classes: int, settings: CLAMSpec) -> None:
@@ -74,9 +77,18 @@ class CLAMSB(MILHead):
         """Logits [B, C] and attention, which sums to 1 over each bag."""
         return self._read(batch)[0]
 
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag, a chunk of tiles at a time."""
+        pool = OnlinePool()
+        for chunk in tiles:
+            hidden = embed(self.embed, chunk)
+            pool.add(self.attention(hidden), hidden)
+        logits = self._classify(pool.pooled()[None])
+        return HeadOutput(logits, attention_to_predicted([pool.weights()], logits))
+
     def scores(self, batch: BagBatch) -> Tensor:
         """Attention before the softmax, [sum of N, 1], or [sum of N, C] for CLAM-MB."""
-        return self.attention(self.embed(batch.features))
+        return self.attention(embed(self.embed, batch))
 
     def losses(self, batch: BagBatch, criterion: Criterion) -> dict[str, Tensor]:
         """{"bag", "instance"}, each with its share.
@@ -93,12 +105,10 @@ class CLAMSB(MILHead):
 
     def _read(self, batch: BagBatch) -> tuple[HeadOutput, tuple[Tensor, ...], list[Tensor]]:
         self.check(batch)
-        embedded = self.embed(batch.features)  # [sum of N, M]
-        hidden = batch.split(embedded)
-        weights = [each.softmax(dim=0) for each in batch.split(self.attention(embedded))]  # [N, K] each
-        pooled = torch.stack([weighted_sums(w, h) for w, h in zip(weights, hidden, strict=True)])  # [B, K, M]
-        logits = self._classify(pooled)
-        return HeadOutput(logits, detached(attention_to_predicted(weights, logits))), hidden, weights
+        embedded = embed(self.embed, batch)  # [sum of N, M]
+        pooled, each = self.attention.pool(embedded, batch.sizes)  # [B, K, M], [N, K]
+        logits, weights = self._classify(pooled), list(each)
+        return HeadOutput(logits, detached(attention_to_predicted(weights, logits))), batch.split(embedded), weights
 
     def _classify(self, pooled: Tensor) -> Tensor:
         return self.classifier(pooled[:, 0])  # [B, C]

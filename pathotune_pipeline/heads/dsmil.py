@@ -12,6 +12,7 @@ from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.heads.attention import attention_to_predicted, weighted_sums
 from pathotune_pipeline.heads.head import Criterion, HeadOutput, HeadSpec, MILHead, detached, targets_of
+from pathotune_pipeline.heads.streaming import OnlinePool, TileChunks
 from pathotune_pipeline.spec import setting
 
 
@@ -73,6 +74,27 @@ class DSMIL(MILHead):
     def forward(self, batch: BagBatch) -> HeadOutput:
         """Logits [B, C] and attention, which sums to 1 over each bag."""
         bag, highest, weights = self._streams(batch)
+        return self._answer(bag, highest, weights)
+
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag, a chunk of tiles at a time; twice, for the critical instances must be known first."""
+        highest, rows = [], []
+        for chunk in tiles:
+            features = chunk.scaled().features
+            top = self.instance_classifier(features).max(dim=0)  # of each class, [C]
+            highest.append(top.values)
+            rows.append(features[top.indices])  # [C, D]
+        best = torch.stack(highest).max(dim=0)
+        columns = torch.arange(self.n_classes, device=best.indices.device)
+        critical = self.query(torch.stack(rows)[best.indices, columns])  # [C, d]
+        pool = OnlinePool()
+        for chunk in tiles:
+            features = chunk.scaled().features
+            pool.add(self._likeness(self.query(features), critical), self.values(features))
+        # Of each class its own sum, one after the other: [1, C * D].
+        return self._answer(self.classifier(pool.pooled().reshape(1, -1)), best.values[None], [pool.weights()])
+
+    def _answer(self, bag: Tensor, highest: Tensor, weights: list[Tensor]) -> HeadOutput:
         logits = (bag + highest) / 2 if self.settings.average else bag
         return HeadOutput(logits, detached(attention_to_predicted(weights, logits)))
 
@@ -92,8 +114,12 @@ class DSMIL(MILHead):
         highest, pooled, weights = [], [], []
         for c, q, v in zip(*map(batch.split, (scores, queries, values)), strict=True):
             top = c.max(dim=0)  # of each class: its logit and its instance, [C]
-            likeness = q @ q[top.indices].mT / math.sqrt(q.shape[1])  # [N, C]
-            weights.append(likeness.to(torch.promote_types(likeness.dtype, torch.float32)).softmax(dim=0))
+            weights.append(self._likeness(q, q[top.indices]).softmax(dim=0))  # [N, C]
             pooled.append(weighted_sums(weights[-1], v).flatten())  # [C * D]
             highest.append(top.values)
         return self.classifier(torch.stack(pooled)), torch.stack(highest), weights
+
+    def _likeness(self, queries: Tensor, critical: Tensor) -> Tensor:
+        """[N, C], at least float32."""
+        likeness = queries @ critical.mT / math.sqrt(queries.shape[1])
+        return likeness.to(torch.promote_types(likeness.dtype, torch.float32))

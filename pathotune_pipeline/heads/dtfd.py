@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.heads.attention import AttentionScores, weighted_sums
+from pathotune_pipeline.heads.blocks import embed
 from pathotune_pipeline.heads.head import Criterion, HeadOutput, HeadSpec, MILHead, detached, targets_of
+from pathotune_pipeline.heads.streaming import OnlinePool, TileChunks
 from pathotune_pipeline.spec import setting
 
 
@@ -66,6 +68,7 @@ class DTFD(MILHead):
 
     Settings: ClassVar[type[HeadSpec]] = DTFDSpec
     settings: DTFDSpec
+    applies_scale: ClassVar[bool] = True
     # Published: Adam 1e-4, weight decay 1e-4, clipped at 5, batch 1, 200 epochs, the best after 80 % of them.
     preset: ClassVar[TrainSpec] = TrainSpec(
         optimizer="adam", lr=1e-4, weight_decay=1e-4, grad_clip=5.0, epochs=200, min_epochs=50, patience=20
@@ -82,6 +85,37 @@ class DTFD(MILHead):
         """Logits [B, C] of the second tier, and attention, which sums to 1 over each bag."""
         return self._read(batch)[0]
 
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag, a chunk of tiles at a time; of all tiles only scores and class activations are kept."""
+        parts = [part.to(tiles.device) for part in self._parts(len(tiles))]
+        owner = torch.empty(len(tiles), dtype=torch.int64, device=tiles.device)
+        for number, part in enumerate(parts):
+            owner[part] = number
+        pools = [OnlinePool() for _ in parts]
+        scores, activations, start = [], [], 0
+        for chunk in tiles:
+            hidden = embed(self.embed, chunk)
+            scores.append(self.first.attention(hidden))
+            activations.append(hidden @ self.first.classifier.weight.mT)
+            mine = owner[start : start + len(hidden)]
+            for number, pool in enumerate(pools):
+                pool.add(scores[-1][mine == number], hidden[mine == number])
+            start += len(hidden)
+        every_score, every_activation = torch.cat(scores), torch.cat(activations)
+        distilled, origins = [], []
+        for part, pool in zip(parts, pools, strict=True):
+            weights = every_score[part].softmax(dim=0)  # [n, 1]
+            if self.settings.distill == "AFS":
+                distilled.append(pool.pooled())
+                origins.append((part, weights[:, 0]))
+            else:
+                logits = self.first.classifier(pool.pooled())
+                chosen = part[self._select(weights * every_activation[part], logits)]
+                distilled.append(embed(self.embed, tiles.take(chosen)))
+                origins.extend((row[None], weights.new_ones(1)) for row in chosen)
+        logits, attention = self._second_tier(torch.cat(distilled), origins, len(tiles))
+        return HeadOutput(logits, [attention])
+
     def losses(self, batch: BagBatch, criterion: Criterion) -> dict[str, Tensor]:
         """{"bag": the second tier's, "pseudo": the first tier's, mean over pseudo-bags}."""
         output, first = self._read(batch)
@@ -92,7 +126,7 @@ class DTFD(MILHead):
 
     def _read(self, batch: BagBatch) -> tuple[HeadOutput, list[Tensor]]:
         self.check(batch)
-        embedded = self.embed(batch.features)  # [sum of N, M]
+        embedded = embed(self.embed, batch)  # [sum of N, M]
         scores = self.first.attention(embedded)  # [sum of N, 1]
         bags = [self._bag(h, s) for h, s in zip(batch.split(embedded), batch.split(scores), strict=True)]
         logits, attention, first = zip(*bags, strict=True)
@@ -108,23 +142,27 @@ class DTFD(MILHead):
                 distilled.append(pooled)
                 origins.append((rows, weights[:, 0].detach()))
             else:
-                chosen = rows[self._select(hidden[rows].detach(), weights.detach(), logits.detach())]
+                activations = (weights.to(hidden.dtype) * hidden[rows]) @ self.first.classifier.weight.mT  # [n, C]
+                chosen = rows[self._select(activations.detach(), logits.detach())]
                 distilled.append(hidden[chosen])
                 origins.extend((row[None], weights.new_ones(1)) for row in chosen)
-        logits, _, weights = self.second(torch.cat(distilled).detach())
-        attention = weights.new_zeros(len(hidden))
+        logits, attention = self._second_tier(torch.cat(distilled), origins, len(hidden))
+        return logits, attention, torch.cat(firsts)
+
+    def _second_tier(self, distilled: Tensor, origins: list[tuple[Tensor, Tensor]], n: int) -> tuple[Tensor, Tensor]:
+        """Logits [1, C], and each tile's share [n]: its weight in what was distilled times that one's own."""
+        logits, _, weights = self.second(distilled.detach())
+        attention = weights.new_zeros(n)
         for (rows, inside), outside in zip(origins, weights[:, 0].detach(), strict=True):
             attention[rows] = inside * outside
-        return logits, attention, torch.cat(firsts)
+        return logits, attention
 
     def _parts(self, n: int) -> tuple[Tensor, ...]:
         generator = None if self.training else torch.Generator().manual_seed(self.settings.seed)
         return torch.randperm(n, generator=generator).tensor_split(min(n, self.settings.pseudo_bags))
 
-    @torch.no_grad()
-    def _select(self, hidden: Tensor, weights: Tensor, logits: Tensor) -> Tensor:
-        """Rows of a pseudo-bag that MaxS or MaxMinS takes."""
-        activations = (weights.to(hidden.dtype) * hidden) @ self.first.classifier.weight.mT  # [n, C]
+    def _select(self, activations: Tensor, logits: Tensor) -> Tensor:
+        """Rows of a pseudo-bag that MaxS or MaxMinS takes, from its class activations [n, C]."""
         if self.n_classes > 1:
             activations = activations.softmax(dim=1)
         kind = int(logits.argmax()) if self.n_classes > 2 else -1

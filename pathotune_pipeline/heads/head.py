@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.heads.streaming import TileChunks
 from pathotune_pipeline.registry import Registry
 from pathotune_pipeline.spec import Spec
 
@@ -48,6 +49,7 @@ class MILHead(nn.Module):
         Settings: the Spec of its settings.
         preset: how it is trained where nothing else is said: the published recipe.
         preset_batch: bags in a batch where nothing else is said.
+        applies_scale: whether the head takes batches with a `scale` and stored features; others get them ready.
         in_dim: numbers in one instance's feature.
         n_classes: logits.
     """
@@ -55,6 +57,7 @@ class MILHead(nn.Module):
     Settings: ClassVar[type[HeadSpec]] = HeadSpec
     preset: ClassVar[TrainSpec] = TrainSpec()
     preset_batch: ClassVar[int] = 1
+    applies_scale: ClassVar[bool] = False
 
     def __init__(self, in_dim: int, n_classes: int, settings: HeadSpec) -> None:
         super().__init__()
@@ -69,6 +72,14 @@ class MILHead(nn.Module):
             batch: features [sum of N, in_dim] in the head's dtype.
         """
         raise NotImplementedError
+
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """What `forward` gives for one bag, in memory that hardly grows with its tiles. For use without gradients.
+
+        A head that can take its bag in chunks overrides this; here the bag is taken whole.
+        """
+        whole = tiles.whole()
+        return self(whole if self.applies_scale else whole.scaled())
 
     def losses(self, batch: BagBatch, criterion: Criterion) -> dict[str, Tensor]:
         """What training minimises the sum of: scalars by name, each with its share.
@@ -96,7 +107,7 @@ class MILHead(nn.Module):
         """
         if batch.features.shape[1] != self.in_dim:
             raise UsageError(f"The head takes {self.in_dim}-d features; these are {batch.features.shape[1]}-d.")
-        if bool((batch.lengths < 1).any()):
+        if min(batch.sizes, default=1) < 1:
             raise UsageError("A bag has no instances. Leave it out.")
 
 

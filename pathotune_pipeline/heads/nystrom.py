@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pathotune_pipeline.heads.streaming import CHUNK_ROWS
 
 
 class NystromAttention(nn.Module):
@@ -64,6 +67,8 @@ class NystromAttention(nn.Module):
             Mixed tokens, [B, n, dim] or [B, 1, dim], and the weight of each token for the first one,
             [B, heads, n] (padding cut off, so it need not sum to 1; an approximated attention may be negative).
         """
+        if not torch.is_grad_enabled() and x.shape[1] > CHUNK_ROWS:
+            return self._in_chunks(x, first_only=first_only)
         n, rows = x.shape[1], 1 if first_only else x.shape[1]
         runs = math.ceil(n / self.landmarks)
         pad = self.landmarks * runs - n
@@ -86,6 +91,46 @@ class NystromAttention(nn.Module):
             weights = (first @ from_land.to(inverse.dtype)).squeeze(2)[..., pad:]  # [B, h, n]
         return out, weights
 
+    def _in_chunks(self, x: Tensor, *, first_only: bool) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, with the weights between tokens and landmarks in chunks of tokens."""
+        n, rows = x.shape[1], 1 if first_only else x.shape[1]
+        runs = math.ceil(n / self.landmarks)
+        pad = self.landmarks * runs - n
+        to_q, to_k, to_v = self.to_qkv.weight.chunk(3)
+        means = F.pad(x, (0, 0, pad, 0)).unflatten(1, (self.landmarks, runs)).mean(dim=2)  # [B, m, dim]
+        q_land, k_land = self.scale * self._split(F.linear(means, to_q)), self._split(F.linear(means, to_k))
+        inverse = pseudo_inverse(q_land @ k_land.mT, self.pinv_iterations)  # [B, h, m, m]
+        # The padding's keys and values are zero: a score of 0 for each of its tokens, and nothing to sum.
+        highest = q_land.new_zeros(q_land.shape[:3]) if pad else q_land.new_full(q_land.shape[:3], -torch.inf)
+        total, sums = torch.full_like(highest, float(pad)), torch.zeros_like(q_land)  # [B, h, m], [B, h, m, d]
+        for part in _chunks(n):
+            k, v = (self._split(F.linear(x[:, part], each)) for each in (to_k, to_v))
+            scores = q_land @ k.mT  # [B, h, m, c]
+            above = torch.maximum(highest, scores.amax(dim=-1))
+            weights, fade = (scores - above[..., None]).exp_(), (highest - above).exp()
+            total = fade * total + weights.sum(dim=-1)
+            sums = fade[..., None] * sums + weights @ v
+            highest = above
+        values = inverse.to(x.dtype) @ (sums / total[..., None])  # [B, h, m, d]
+        mixed = torch.empty(x.shape[0], rows, self.to_out.out_features, dtype=x.dtype, device=x.device)
+        reach = int(self.res_conv.padding[0])
+        for part in _chunks(rows):
+            q = self.scale * self._split(F.linear(x[:, part], to_q))
+            to_land = (q @ k_land.mT).softmax(dim=-1)  # [B, h, c, m]
+            low, high = max(0, part.start - reach), min(n, part.stop + reach)
+            span = self._split(F.linear(x[:, low:high], to_v))
+            span = F.pad(span, (0, 0, low - part.start + reach, part.stop + reach - high))
+            out = to_land @ values + F.conv2d(span, self.res_conv.weight, groups=self.heads)
+            mixed[:, part] = self.dropout(self.to_out(out.transpose(1, 2).flatten(2)))
+            if part.start == 0:
+                first = to_land[:, :, :1].to(inverse.dtype) @ inverse  # [B, h, 1, m]
+        seen = torch.empty(x.shape[0], self.heads, n, dtype=inverse.dtype, device=x.device)
+        for part in _chunks(n):
+            k = self._split(F.linear(x[:, part], to_k))
+            weights = (q_land @ k.mT - highest[..., None]).exp_().div_(total[..., None])
+            seen[..., part] = (first @ weights.to(inverse.dtype)).squeeze(2)
+        return mixed, seen
+
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, h, tokens, d]
 
@@ -93,6 +138,11 @@ class NystromAttention(nn.Module):
         reach = self.res_conv.padding[0]
         span = F.pad(v, (0, 0, int(reach), int(reach)))[:, :, start : start + rows + 2 * int(reach)]
         return F.conv2d(span, self.res_conv.weight, groups=self.heads)  # [B, h, rows, d]
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, CHUNK_ROWS):
+        yield slice(start, min(start + CHUNK_ROWS, rows))
 
 
 def pseudo_inverse(similarities: Tensor, iterations: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.heads.head import HeadOutput, HeadSpec, MILHead
+from pathotune_pipeline.heads.streaming import TileChunks
 from pathotune_pipeline.spec import setting
 
 
@@ -38,6 +39,11 @@ class MeanPool(MILHead):
         means = torch.stack([bag.mean(dim=0) for bag in batch])  # [B, D]
         return HeadOutput(self.classifier(self.embed(means)))
 
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag, a chunk of tiles at a time."""
+        total = torch.stack([chunk.scaled().features.sum(dim=0) for chunk in tiles]).sum(dim=0)  # [D]
+        return HeadOutput(self.classifier(self.embed(total[None] / len(tiles))))
+
 
 class MaxPool(MILHead):
     """A linear classifier on every instance; each class takes its highest logit over the bag. No attention."""
@@ -55,3 +61,8 @@ class MaxPool(MILHead):
         scores = self.classifier(batch.features)  # [sum of N, C]
         # max, not amax: of equal instances one has the gradient, and not each a part of it.
         return HeadOutput(torch.stack([each.max(dim=0).values for each in batch.split(scores)]))
+
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag, a chunk of tiles at a time."""
+        highest = [self.classifier(chunk.scaled().features).amax(dim=0) for chunk in tiles]  # [C] each
+        return HeadOutput(torch.stack(highest).amax(dim=0)[None])

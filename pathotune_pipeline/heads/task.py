@@ -43,7 +43,12 @@ class Task:
     @property
     def preset_batch(self) -> int | None:
         """Bags in a batch where a target asks for several."""
-        return COX_BATCH if any(coding.kind == "survival-cox" for coding in self.codings) else None
+        return COX_BATCH if self.has_baselines else None
+
+    @property
+    def has_baselines(self) -> bool:
+        """Whether a target needs a baseline hazard from the trained head."""
+        return any(coding.kind == "survival-cox" for coding in self.codings)
 
     def encode(self, bag: Bag) -> np.ndarray:
         """A bag's targets, [sum of widths] float64, NaN where not known.

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from pathotune_pipeline.engine.checkpoint import save_checkpoint
+from pathotune_pipeline.engine.course import EpochRecord
 from pathotune_pipeline.engine.device import pick_device
-from pathotune_pipeline.engine.loop import EpochRecord
 from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.heads.files import FORMAT, REVISION, REVISION_WITH_TASK, read_head_files
 from pathotune_pipeline.heads.head import create_head
 from pathotune_pipeline.heads.initialise import Initial
+from pathotune_pipeline.heads.learner import HeadFitSpec, HeadModel, TrainedHead
 from pathotune_pipeline.heads.task import Task
-from pathotune_pipeline.heads.train import HeadFitSpec, HeadModel, TrainedHead
 from pathotune_pipeline.provenance import now, package_versions
 
 

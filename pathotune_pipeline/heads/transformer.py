@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import SpecError
+from pathotune_pipeline.heads.blocks import embed
 from pathotune_pipeline.heads.head import HeadOutput, HeadSpec, MILHead, detached
+from pathotune_pipeline.heads.streaming import CHUNK_ROWS, TileChunks
 from pathotune_pipeline.spec import setting
+
+QUERY_ROWS = 1024
+"""Tokens of a long bag that look at all others at a time."""
 
 
 class TransformerSpec(HeadSpec):
@@ -43,6 +48,8 @@ class Transformer(MILHead):
     """
 
     Settings: ClassVar[type[HeadSpec]] = TransformerSpec
+    settings: TransformerSpec
+    applies_scale: ClassVar[bool] = True
     # Published: AdamW with a one-cycle rate of at most 1e-4, 32 epochs, patience 16, batch 64.
     preset: ClassVar[TrainSpec] = TrainSpec(
         optimizer="adamw", lr=1e-4, weight_decay=1e-2, epochs=32, patience=16, schedule="cosine", warmup_epochs=3
@@ -64,8 +71,19 @@ class Transformer(MILHead):
     def forward(self, batch: BagBatch) -> HeadOutput:
         """Logits [B, C], and attention."""
         self.check(batch)
-        tokens, rows = zip(*(self._bag(each) for each in batch.split(self.embed(batch.features))), strict=True)
+        tokens, rows = zip(*(self._bag(each) for each in batch.split(embed(self.embed, batch))), strict=True)
         return HeadOutput(self.classifier(self.norm(torch.cat(tokens))), detached(list(rows)))
+
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag; of all tiles there are a few arrays as wide as a token."""
+        x = torch.empty(len(tiles), self.settings.dim, dtype=tiles.dtype, device=tiles.device)
+        start = 0
+        for chunk in tiles:
+            made = embed(self.embed, chunk)
+            x[start : start + len(made)] = made
+            start += len(made)
+        token, weights = self._bag(x)
+        return HeadOutput(self.classifier(self.norm(token)), detached([weights]))
 
     def _bag(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat([self.cls_token.to(x.dtype), x[None]], dim=1)  # [1, 1 + N, dim]
@@ -95,19 +113,36 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, n, dim] in and out."""
+        if not torch.is_grad_enabled() and x.shape[1] > CHUNK_ROWS:
+            return self._in_chunks(x)
         q, k, v = self.to_qkv(self.norm1(x)).chunk(3, dim=2)
         return self._mix(x, self._split(q), self._split(k), self._split(v))
 
     def first_only(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The first token alone, [B, 1, dim], and how it looks at the others, [B, heads, n - 1], of the sum 1."""
-        dim, weight, bias = x.shape[2], self.to_qkv.weight, self.to_qkv.bias
-        normed = self.norm1(x)
-        q = self._split(F.linear(normed[:, :1], weight[:dim], bias[:dim]))
-        k, v = map(self._split, F.linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=2))
+        q, k, v = self._queries(x[:, :1]), *self._keys_and_values(x)
         with torch.no_grad():
             scores = (q @ k[:, :, 1:].mT).squeeze(2) / math.sqrt(q.shape[-1])
             weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
         return self._mix(x[:, :1], q, k, v), weights
+
+    def _in_chunks(self, x: Tensor) -> Tensor:
+        """What `forward` gives, some tokens after others."""
+        k, v = self._keys_and_values(x)
+        out = torch.empty_like(x)
+        for start in range(0, x.shape[1], QUERY_ROWS):
+            part = slice(start, start + QUERY_ROWS)
+            out[:, part] = self._mix(x[:, part], self._queries(x[:, part]), k, v)
+        return out
+
+    def _queries(self, x: Tensor) -> Tensor:
+        dim = x.shape[2]
+        return self._split(F.linear(self.norm1(x), self.to_qkv.weight[:dim], self.to_qkv.bias[:dim]))
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        dim = x.shape[2]
+        k, v = F.linear(self.norm1(x), self.to_qkv.weight[dim:], self.to_qkv.bias[dim:]).chunk(2, dim=2)
+        return self._split(k), self._split(v)
 
     def _mix(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, n, dim]

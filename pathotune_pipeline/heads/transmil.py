@@ -6,14 +6,20 @@ import math
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import SpecError
+from pathotune_pipeline.heads.blocks import embed
 from pathotune_pipeline.heads.head import HeadOutput, HeadSpec, MILHead, detached
 from pathotune_pipeline.heads.nystrom import NystromAttention
+from pathotune_pipeline.heads.streaming import CHUNK_ROWS, TileChunks
 from pathotune_pipeline.spec import setting
+
+CHANNELS = 32
+"""Channels that the position encoding of a long bag takes at a time."""
 
 
 class TransMILSpec(HeadSpec):
@@ -40,6 +46,8 @@ class TransMIL(MILHead):
     """
 
     Settings: ClassVar[type[HeadSpec]] = TransMILSpec
+    settings: TransMILSpec
+    applies_scale: ClassVar[bool] = True
     # Published: Lookahead over RAdam, 2e-4, decoupled decay 1e-5 but for 1-d parameters, accumulation 2, patience 10,
     # up to 200 epochs in fp16. Fewer epochs here, in fp32.
     preset: ClassVar[TrainSpec] = TrainSpec(
@@ -69,20 +77,41 @@ class TransMIL(MILHead):
     def forward(self, batch: BagBatch) -> HeadOutput:
         """Logits [B, C], and attention."""
         self.check(batch)
-        embedded = self.embed(batch.features)  # [sum of N, dim]
+        embedded = embed(self.embed, batch)  # [sum of N, dim]
         tokens, rows = zip(*(self._bag(each) for each in batch.split(embedded)), strict=True)
         logits = self.classifier(self.norm(torch.cat(tokens)))  # [B, C]
         return HeadOutput(logits, detached(list(rows)))
 
+    def stream(self, tiles: TileChunks) -> HeadOutput:
+        """One bag; of all tiles there are a few arrays as wide as a token, and landmarks' weights in chunks."""
+        n = len(tiles)
+        x = torch.empty(1, 1 + _side(n) ** 2, self.settings.dim, dtype=tiles.dtype, device=tiles.device)
+        x[:, 0], start = self.cls_token[0], 1
+        for chunk in tiles:
+            made = embed(self.embed, chunk)
+            x[0, start : start + len(made)] = made
+            start += len(made)
+        x[:, start:] = x[:, 1 : 1 + x.shape[1] - start]
+        token, weights = self._tokens(x, n)
+        return HeadOutput(self.classifier(self.norm(token)), detached([weights]))
+
     def _bag(self, x: Tensor) -> tuple[Tensor, Tensor]:
         n = len(x)
-        side = math.isqrt(n - 1) + 1  # the root of n, rounded up
-        x = torch.cat([x, x[: side * side - n]])  # [side^2, dim]
-        x = torch.cat([self.cls_token.to(x.dtype), x[None]], dim=1)  # [1, 1 + side^2, dim]
+        x = torch.cat([x, x[: _side(n) ** 2 - n]])  # [side^2, dim]
+        return self._tokens(torch.cat([self.cls_token.to(x.dtype), x[None]], dim=1), n)
+
+    def _tokens(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Class token and squared tiles, [1, 1 + side^2, dim], to the class token [1, dim] and weights [N]."""
+        side = _side(n)
         x, _ = self.layer1(x)
         x = self.position(x, side)
         x, weights = self.layer2(x, first_only=True)  # [1, 1, dim], [1, heads, 1 + side^2]
         return x[:, 0], weights[0, :, 1 : 1 + n].mean(dim=0)  # [1, dim], [N]
+
+
+def _side(n: int) -> int:
+    """The root of n, rounded up."""
+    return math.isqrt(n - 1) + 1
 
 
 class AttentionLayer(nn.Module):
@@ -115,6 +144,20 @@ class PPEG(nn.Module):
 
     def forward(self, x: Tensor, side: int) -> Tensor:
         """Tokens [B, 1 + side^2, dim] in and out."""
+        if not torch.is_grad_enabled() and x.shape[1] > CHUNK_ROWS:
+            return self._by_channels(x, side)
         cls, square = x[:, :1], x[:, 1:].mT.unflatten(2, (side, side))  # [B, 1, dim], [B, dim, side, side]
         placed = square + sum(conv(square) for conv in self.convs)
         return torch.cat([cls, placed.flatten(2).mT], dim=1)
+
+    def _by_channels(self, x: Tensor, side: int) -> Tensor:
+        """The same, a few channels at a time: a depthwise convolution knows no others."""
+        out = x.clone()
+        for start in range(0, x.shape[2], CHANNELS):
+            part = slice(start, start + CHANNELS)
+            square = x[:, 1:, part].mT.unflatten(2, (side, side)).contiguous()  # [B, c, side, side]
+            for conv in self.convs:
+                weight, bias = conv.weight[part], conv.bias[part]
+                made = F.conv2d(square, weight, bias, padding=conv.padding, groups=len(weight))
+                out[:, 1:, part] += made.flatten(2).mT
+        return out

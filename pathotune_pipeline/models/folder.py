@@ -17,7 +17,8 @@ from pathotune_pipeline.errors import CorruptDataError, UsageError
 from pathotune_pipeline.evaluation.metrics import scale_by_temperature
 from pathotune_pipeline.evaluation.result import read_result
 from pathotune_pipeline.evaluation.scoring import CLASSES
-from pathotune_pipeline.heads.train import TrainedHead, predict
+from pathotune_pipeline.heads.learner import TrainedHead
+from pathotune_pipeline.heads.train import predict
 from pathotune_pipeline.heads.trained import load_head
 from pathotune_pipeline.models.card import (
     CARD,
