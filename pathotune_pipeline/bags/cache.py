@@ -2,7 +2,7 @@
 
 A store keeps a slide's features in chunks that any reader of Zarr understands; a training reads all of them hundreds of
 times in another order each time. The cache is made once from the store and may be deleted at any time. It lies in
-`<folder>/<set>/segment-<hash>/`: `features.bin` [sum of N, D] in the store's dtype, `coords.bin` [sum of N, 2] int64 and
+`<folder>/<set>/<store>/segment-<hash>/`: `features.bin` [sum of N, D] in the store's dtype, `coords.bin` [sum of N, 2] int64 and
 `index.json`. A segment is written aside and renamed, so it is there whole or not at all; slides that it lacks, or that were
 extracted anew, go into a new one. Every slide's bytes are held against their checksum before they are used.
 """
@@ -94,7 +94,9 @@ def make_cache(dataset: BagDataset, folder: Path, *, on_slide: Callable[[int], N
         StoreUnwritableError: there is no room, or no right to write; what was closed before stays, nothing else.
         CorruptDataError: what was committed in the store cannot be read.
     """
-    home = folder / str(dataset.features_set)
+    # Each store its own: what one store no longer holds is deleted, and says nothing of another's.
+    store = hashlib.sha256(dataset.store.address.encode()).hexdigest()[:8]
+    home = folder / str(dataset.features_set) / store
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:

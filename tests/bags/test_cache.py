@@ -68,7 +68,7 @@ def same(cache: TrainingCache, dataset: BagDataset) -> bool:
 
 
 def segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{FEATURES}/*"))
+    return sorted(folder.glob(f"{FEATURES}/*/*"))
 
 
 def test_the_cache_holds_what_the_store_holds_and_is_made_once(store, tmp_path):
@@ -105,6 +105,15 @@ def test_segments_of_slides_that_are_gone_are_deleted(store, tmp_path):
     make_cache(dataset_of(store, 0), tmp_path / "cache")
     (new,) = segments(tmp_path / "cache")
     assert new != old
+
+
+def test_stores_share_a_folder_and_leave_each_other_alone(store, tmp_path):
+    other = FeatureStore(tmp_path / "other")
+    other.initialise()
+    put(other, 9)
+    for _ in range(2):
+        one, two = (make_cache(d, tmp_path / "cache") for d in (dataset_of(store, 0), dataset_of(other, 9)))
+    assert (one.written, two.written) == (0, 0)
 
 
 def test_float32_stays_and_parts_from_float16(store, tmp_path):
