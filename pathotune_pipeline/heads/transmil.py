@@ -157,7 +157,8 @@ class PPEG(nn.Module):
             part = slice(start, start + CHANNELS)
             square = x[:, 1:, part].mT.unflatten(2, (side, side)).contiguous()  # [B, c, side, side]
             for conv in self.convs:
-                weight, bias = conv.weight[part], conv.bias[part]
-                made = F.conv2d(square, weight, bias, padding=conv.padding, groups=len(weight))
+                weight = conv.get_parameter("weight")[part]
+                bias = conv.get_parameter("bias")[part]
+                made = F.conv2d(square, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
                 out[:, 1:, part] += made.flatten(2).mT
         return out

@@ -23,7 +23,7 @@ def in_slabs(
     Returns:
         [h, w], the same as `look(rgb)`.
     """
-    found = np.empty(rgb.shape[:2], dtype)
+    found: np.ndarray = np.empty(rgb.shape[:2], dtype)
     for top in range(0, len(rgb), _ROWS):
         first = max(0, top - margin)
         part = look(rgb[first : top + _ROWS + margin])
