@@ -149,7 +149,7 @@ class _Segment:
     def add(self, key: str, bag: Bag) -> None:
         arrays = (np.ascontiguousarray(bag.features), np.ascontiguousarray(bag.coords, dtype=np.int64))
         for file, array in zip(self._files, arrays, strict=True):
-            file.write(memoryview(array).cast("B"))
+            file.write(array.data.cast("B"))
         sums = [_crc(array) for array in arrays]
         self._slides.append({"key": key, "start": self.rows, "rows": len(bag), "checksums": sums})
         self.rows += len(bag)
@@ -252,4 +252,4 @@ def _clear_abandoned(home: Path) -> None:
 
 
 def _crc(array: np.ndarray) -> int:
-    return zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B"))
+    return zlib.crc32(np.ascontiguousarray(array).data.cast("B"))

@@ -70,7 +70,8 @@ class Trainee:
             WeightsError: what is at `init_from` does not fit the head, or nothing is.
         """
         spec, task = job.spec, job.task
-        self.job, self.error = job, None
+        self.job = job
+        self.error: PathotuneError | None = None
         self._train_spec = spec.train_spec()
         if not job.train:
             raise UsageError("A head needs bags to train on; none was given.")
