@@ -18,6 +18,8 @@ from pathotune_pipeline.heads.nystrom import NystromAttention
 from pathotune_pipeline.heads.streaming import CHUNK_ROWS, TileChunks
 from pathotune_pipeline.spec import setting
 
+KERNELS = (7, 5, 3)
+"""Widths of the position encoding's convolutions."""
 CHANNELS = 32
 """Channels that the position encoding of a long bag takes at a time."""
 
@@ -140,7 +142,7 @@ class PPEG(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim) for kernel in (7, 5, 3))
+        self.convs = nn.ModuleList(nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim) for kernel in KERNELS)
 
     def forward(self, x: Tensor, side: int) -> Tensor:
         """Tokens [B, 1 + side^2, dim] in and out."""
@@ -156,9 +158,8 @@ class PPEG(nn.Module):
         for start in range(0, x.shape[2], CHANNELS):
             part = slice(start, start + CHANNELS)
             square = x[:, 1:, part].mT.unflatten(2, (side, side)).contiguous()  # [B, c, side, side]
-            for conv in self.convs:
-                weight = conv.get_parameter("weight")[part]
-                bias = conv.get_parameter("bias")[part]
-                made = F.conv2d(square, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+            for kernel, conv in zip(KERNELS, self.convs, strict=True):
+                weight, bias = (each[part] for each in conv.parameters())
+                made = F.conv2d(square, weight, bias, padding=kernel // 2, groups=len(weight))
                 out[:, 1:, part] += made.flatten(2).mT
         return out

@@ -48,3 +48,17 @@ def test_wrong_targets_are_one_clear_line(study, tmp_path, capsys):
         assert message in capsys.readouterr().err, target
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
     assert "holds no crossval.json" in capsys.readouterr().err
+
+
+def test_a_cache_changes_no_number(study, tmp_path, capsys):
+    words = (*study, *FAST, "--target", "grade", "--out")
+    assert main([*words, str(tmp_path / "plain")]) == 0
+    for name in ("first", "second"):
+        assert main([*words, str(tmp_path / name), "--cache", str(tmp_path / "cache")]) == 0
+        assert (tmp_path / name / "predictions.csv").read_bytes() == (
+            tmp_path / "plain" / "predictions.csv"
+        ).read_bytes()
+    assert len(list((tmp_path / "cache").rglob("features.bin"))) == 1
+    (tmp_path / "file").write_text("")
+    assert main([*words, str(tmp_path / "none"), "--cache", str(tmp_path / "file" / "cache")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
