@@ -220,10 +220,10 @@ def _forest_rows(views: Sequence[ModelView], headline: str) -> list[ForestRow]:
     for view in sorted(views, key=lambda view: order[view.encoder]):
         name = view.head or view.name
         if view.head and pairs[view.encoder, view.head] > 1:
-            name = f"{view.head}, {view.name}"
+            name = f"{view.name} ({view.head})"
         score = next((score for score in view.scores if score.title == headline), None)
         if score is not None:
-            rows.append(ForestRow(view.encoder or "features of no name", name, score))
+            rows.append(ForestRow(view.encoder, name, score))
     return rows
 
 

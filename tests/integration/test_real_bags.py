@@ -32,6 +32,8 @@ from pathotune_pipeline.bags.labels import LabelRow
 from pathotune_pipeline.evaluation.crossval import crossval
 from pathotune_pipeline.exchange.bring import ImportSource, ImportSpec, import_features
 from pathotune_pipeline.heads.train import HeadFitSpec, fit_head, predict
+from pathotune_pipeline.models.evaluate import EvaluateSpec
+from pathotune_pipeline.models.tabular import TabularStudy, evaluate_table
 from pathotune_pipeline.store.store import FeatureStore
 
 PUBLISHED = {
@@ -69,7 +71,7 @@ def test_regions_do_not_overlap_and_blocks_do_not_touch() -> None:
         assert np.abs(own[:, None] - others[None]).max(axis=-1).min() > layout.gap
 
 
-def test_camelyon16_by_its_slide_table(shared: Path) -> None:
+def test_camelyon16_by_its_slide_table(shared: Path, tmp_path: Path) -> None:
     """129 test slides; features of 266 training slides; nothing of the test slides is used to learn."""
     table = read_camelyon(shared / "data" / "mil" / "camelyon16-slide-table")
     assert (table.train.shape, table.test.shape) == ((266, 30), (129, 30))
@@ -80,6 +82,16 @@ def test_camelyon16_by_its_slide_table(shared: Path) -> None:
         assert scores["auroc"]["value"] == pytest.approx(published, abs=5e-4)
         assert scores["auprc"]["value"] == pytest.approx(average_precision_score(table.truth, table.published[name]))
         assert scores["auroc"]["low"] < published < scores["auroc"]["high"]
+    table_path = (
+        shared / "data" / "mil" / "camelyon16-slide-table" / "RF_results" / "reference_all_final_results_0515.csv"
+    )
+    study = TabularStudy(table_path, None, "truth", probabilities=("Method_I",), out=tmp_path / "method-1")
+    found = evaluate_table(study, EvaluateSpec()).scores
+    own = judge(table.truth, table.published["Method_I"], groups=table.names)
+    assert {name: found[name]["value"] for name in own} == {name: own[name]["value"] for name in own}
+    assert {name: found[name]["low"] for name in own} == pytest.approx(
+        {name: own[name]["low"] for name in own}, abs=0.01
+    )
     for name, least in (("forest", 0.88), ("logistic", 0.85)):
         score = judge(table.truth, tabular_predictions(table)[name], groups=table.names)["auroc"]
         assert score["value"] >= least, name
@@ -140,7 +152,6 @@ def test_regions_with_tumour_are_told_from_those_without(head: str, regions: Reg
     found = attention_score(result, regions)
     assert bool(found) == (head in LEAST_ATTENTION)
     if found:
-        assert found["low"] > 0.5, found
         assert found["value"] >= LEAST_ATTENTION[head], found
 
 
@@ -150,9 +161,9 @@ LEAST_ATTENTION = {
     "abmil-ungated": 0.7,
     "clam-sb": 0.7,
     "clam-mb": 0.7,
-    "transmil": 0.5,
+    "transmil": 0.53,
     "dsmil": 0.7,
     "dtfd": 0.7,
-    "transformer": 0.5,
+    "transformer": 0.58,
 }
 """AUROC of attention over a region's tiles against the map, some way below what was measured."""

@@ -33,8 +33,8 @@ class ForestRow:
     """One model of a forest plot.
 
     Attributes:
-        encoder: heading under which it stands.
-        name: of the head, with the folder's where heads repeat.
+        encoder: heading under which it stands; empty needs none.
+        name: of the head, after the folder's where heads repeat.
         score: with its interval.
     """
 
@@ -57,9 +57,11 @@ def forest_figure(rows: Sequence[ForestRow]) -> Figure | None:
     chance = CHANCE.get(title)
     span = (min([*ends, *([] if chance is None else [chance])]), max(ends))
     margin = 0.03 * (span[1] - span[0]) or 0.05
-    lines = sum(
-        1 + (row.encoder != before) for row, before in zip(rows, ["", *(r.encoder for r in rows)], strict=False)
-    )
+    headed = [
+        bool(row.encoder) and row.encoder != before
+        for before, row in zip(["", *(r.encoder for r in rows)], rows, strict=False)
+    ]
+    lines = len(rows) + sum(headed)
     letters = max(min(_NAME, max(len(row.name) + 2, len(row.encoder))) for row in rows)
     plot = Plot(
         x=(span[0] - margin, span[1] + margin), left=20 + CHARACTER * letters, width=340.0, height=_PITCH * lines + 8
@@ -67,11 +69,10 @@ def forest_figure(rows: Sequence[ForestRow]) -> Figure | None:
     body = plot.axes(title)
     if chance is not None:
         body.append(line(plot.across(chance), plot.top, plot.across(chance), plot.bottom, "chance"))
-    y, encoder = plot.top + 4, ""
-    for row in rows:
-        if row.encoder != encoder:
-            encoder = row.encoder
-            body.append(text(4, y + _PITCH / 2 + 4, shorten(encoder, _NAME), "axis"))
+    y = plot.top + 4
+    for row, heads in zip(rows, headed, strict=True):
+        if heads:
+            body.append(text(4, y + _PITCH / 2 + 4, shorten(row.encoder, _NAME), "axis"))
             y += _PITCH
         body += _forest_row(plot, row, y + _PITCH / 2)
         y += _PITCH
