@@ -223,9 +223,13 @@ class Engine:
                 part.stats.bytes_read += counted - before
                 batch.filled += span.count
                 batch.touched_s = now
-                if batch is not lane.open and batch.filled == batch.claimed:
+                whole = batch is not lane.open and batch.filled == batch.claimed
+                if whole:
                     self._ready.append((lane, batch))
-                self._to_encode.notify_all() if error else self._to_encode.notify()
+                if error:
+                    self._to_encode.notify_all()
+                elif whole or not part.left:  # while more is to come, there is nothing that an encoder could do
+                    self._to_encode.notify()
 
     def _wait_for_claim(self) -> tuple[Work, Lane, Batch, Span] | None:
         while not self._closed:
@@ -339,10 +343,12 @@ class Engine:
                         self._note_idle(made.idle_s)
                 for span in batch.spans:
                     span.part.pending -= span.count
+                ended = any(span.part.done for span in batch.spans)
                 lane.ring.give(batch)
                 self._to_read.notify()
                 self._to_encode.notify()
-                self._to_end.notify_all()
+                if ended:
+                    self._to_end.notify_all()
 
 
 @contextlib.contextmanager

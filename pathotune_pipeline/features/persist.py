@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +13,7 @@ from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.geometry import Mpp, Size
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore
 from pathotune_pipeline.tiles.grid import TileGrid
-from pathotune_pipeline.tissue.geojson import to_geojson
+from pathotune_pipeline.tissue.geojson import geojson_text
 from pathotune_pipeline.tissue.mask import TissueMask
 from pathotune_pipeline.tissue.quality import Quality
 
@@ -28,7 +27,7 @@ def tissue_arrays(mask: TissueMask) -> dict[str, np.ndarray]:
     )
     if not encoded:
         raise CorruptDataError("OpenCV could not encode the thumbnail. Check its installation with `pathotune doctor`.")
-    geojson = json.dumps(to_geojson(mask), separators=(",", ":")).encode()
+    geojson = geojson_text(mask).encode()
     return {
         "mask": mask.mask.astype(np.uint8),
         "geojson": np.frombuffer(geojson, dtype=np.uint8),

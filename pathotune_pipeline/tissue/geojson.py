@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ import numpy as np
 from pathotune_pipeline.tissue.mask import TissueMask
 
 COLOUR = [0, 160, 90]
+_PROPERTIES = {"objectType": "annotation", "classification": {"name": "Tissue", "color": COLOUR}}
+_COMPACT = (",", ":")
 
 
 def to_geojson(mask: TissueMask) -> dict[str, Any]:
@@ -20,16 +24,43 @@ def to_geojson(mask: TissueMask) -> dict[str, Any]:
     Returns:
         Polygons with holes in level-0 pixels, rings closed. No slide name, no vendor tag.
     """
-    return {"type": "FeatureCollection", "features": [_feature(rings) for rings in mask.polygons()]}
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [_closed(ring).tolist() for ring in rings]},
+            "properties": deepcopy(_PROPERTIES),
+        }
+        for rings in mask.polygons()
+    ]
+    return {"type": "FeatureCollection", "features": features}
 
 
-def _feature(rings: list[np.ndarray]) -> dict[str, Any]:
-    coordinates = [np.round(np.concatenate([ring, ring[:1]]), 2).tolist() for ring in rings]
-    return {
-        "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": coordinates},
-        "properties": {
-            "objectType": "annotation",
-            "classification": {"name": "Tissue", "color": COLOUR},
-        },
-    }
+def geojson_text(mask: TissueMask) -> str:
+    """`to_geojson` as compact JSON.
+
+    Outlines have tens of thousands of corners, and hardly more different coordinates than the mask has rows and columns:
+    each is put into words once, and no list is made of each corner.
+    """
+    properties = json.dumps(_PROPERTIES, separators=_COMPACT)
+    features = (
+        f'{{"type":"Feature","geometry":{{"type":"Polygon","coordinates":[{rings}]}},"properties":{properties}}}'
+        for rings in _ring_texts(mask.polygons())
+    )
+    return f'{{"type":"FeatureCollection","features":[{",".join(features)}]}}'
+
+
+def _ring_texts(polygons: list[list[np.ndarray]]) -> list[str]:
+    """The rings of each polygon, in words."""
+    closed = [[_closed(ring) for ring in rings] for rings in polygons]
+    values = {value for rings in closed for ring in rings for value in ring.ravel().tolist()}
+    words = {value: repr(value) for value in values}
+
+    def text(ring: np.ndarray) -> str:
+        across, down = ([words[value] for value in axis] for axis in ring.T.tolist())
+        return f"[[{'],['.join(map('{},{}'.format, across, down))}]]"
+
+    return [",".join(map(text, rings)) for rings in closed]
+
+
+def _closed(ring: np.ndarray) -> np.ndarray:
+    return np.round(np.concatenate([ring, ring[:1]]), 2)

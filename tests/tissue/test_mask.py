@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.geometry import Mpp, Size
 from pathotune_pipeline.tissue import TissueMask, TissueSpec, to_geojson
+from pathotune_pipeline.tissue.geojson import geojson_text
 
 
 def mask_of(mask: np.ndarray, per_px: int = 16) -> TissueMask:
@@ -95,6 +97,14 @@ def test_geojson_is_what_qupath_reads():
     assert ring_area(outer) > 0 > ring_area(hole)
     area = sum(ring_area(ring) for feature in collection["features"] for ring in feature["geometry"]["coordinates"])
     assert area == pytest.approx(mask.sum() * 256, rel=0.03)
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.sampled_from([16.0, 1 / 3, 12.345]))
+def test_geojson_in_words_is_what_json_makes_of_it(mask, per_px):
+    size = Size(round(mask.shape[1] * per_px * 7), round(mask.shape[0] * per_px * 7))
+    tissue = replace(mask_of(mask), level0_size=size)
+    assert geojson_text(tissue) == json.dumps(to_geojson(tissue), separators=(",", ":"))
 
 
 def test_spec_refuses_odd_settings():
