@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
+import psutil
 import torch
+from torch import Tensor
 
 from pathotune_pipeline.bags.bag import Bag, BagBatch
 
 Tier = Literal["device", "memory", "disk"]
 SHARE_OF_DEVICE = 0.6
 """Of a GPU's free memory that features may take; activations need the rest."""
-PAGE_BYTES = 4096
+SHARE_OF_MEMORY = 0.5
+"""Of the available memory up to which the system is trusted to keep what was read from files."""
 AHEAD = 2
 """Bags that are fetched before they are asked for."""
 
@@ -43,17 +47,27 @@ class PlacedBags:
         self.device = device
         self._bags = bags
         self.tier = _tier(bags, device, limit_gb)
+        mapped = {place for place, bag in enumerate(bags) if isinstance(bag.features, np.memmap)}
+        self._unread = mapped
+        on_disk = sum(int(bags[place].features.nbytes) for place in mapped)
+        # What the system can keep once it is read need not be asked for again.
+        self._stays = on_disk <= SHARE_OF_MEMORY * psutil.virtual_memory().available
         self._placed: list[BagBatch] | None = None
-        if self.tier == "device" or (self.tier == "memory" and device.type == "cpu"):
+        if self.tier == "device" or device.type == "cpu":
             self._placed = [self._fetch(place) for place in range(len(bags))]
 
     def __len__(self) -> int:
         return len(self._bags)
 
     def walk(self, order: Sequence[int]) -> Iterator[tuple[int, BagBatch]]:
-        """Bags in that order, with their places; where they are not placed yet, a thread fetches the next ones."""
+        """Bags in that order, with their places.
+
+        The next ones are fetched meanwhile: by a thread onto a GPU, by the system from a file.
+        """
         if self._placed is not None:
-            for place in order:
+            for at, place in enumerate(order):
+                for ahead in order[at + AHEAD : at + AHEAD + 1] if at else order[: AHEAD + 1]:
+                    self._ask_for(ahead)
                 yield place, self._placed[place]
             return
         waiting: deque[tuple[int, Future[BagBatch]]] = deque()
@@ -67,12 +81,15 @@ class PlacedBags:
                 first, fetched = waiting.popleft()
                 yield first, fetched.result()
 
+    def _ask_for(self, place: int) -> None:
+        if place in self._unread or not self._stays:
+            _will_need(self._bags[place].features)
+            self._unread.discard(place)
+
     def _fetch(self, place: int) -> BagBatch:
         bag = self._bags[place]
         if self.device.type == "cuda":
             return self._to_gpu(BagBatch.of_bag(bag))
-        if isinstance(bag.features, np.memmap):
-            _touch(bag.features)
         return BagBatch.of_bag(bag).to(self.device)
 
     def _to_gpu(self, batch: BagBatch) -> BagBatch:
@@ -103,6 +120,14 @@ def _tier(bags: Sequence[Bag], device: torch.device, limit_gb: float | None) -> 
     return "disk" if any(isinstance(bag.features, np.memmap) for bag in bags) else "memory"
 
 
-def _touch(mapped: np.memmap) -> None:
-    """Have a map's pages read now, and not in the middle of a product."""
-    mapped.reshape(-1).view(np.uint8)[::PAGE_BYTES].max(initial=0)
+def _will_need(features: np.ndarray | Tensor) -> None:
+    """Have the system read a map's part of its file now, without waiting for it."""
+    if not isinstance(features, np.memmap):
+        return
+    owner: object = features
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(owner, "madvise"):
+        start = features.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+        first = start - start % mmap.PAGESIZE
+        owner.madvise(mmap.MADV_WILLNEED, first, start + features.nbytes - first)

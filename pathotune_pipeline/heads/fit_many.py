@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathotune_pipeline.bags.bag import Bag, BagBatch, check_alike
 from pathotune_pipeline.bags.placement import PlacedBags
 from pathotune_pipeline.engine.course import EpochRecord
-from pathotune_pipeline.engine.device import pick_device
+from pathotune_pipeline.engine.device import cpu_threads, pick_device
 from pathotune_pipeline.errors import PathotuneError, UsageError
 from pathotune_pipeline.heads.learner import TrainedHead
 from pathotune_pipeline.heads.moments import Moments, measure
@@ -89,9 +89,10 @@ def fit_many(
             on_trained(outcome)
 
     wanted = sorted({place for job in jobs for place in (*job.train, *job.val)})
-    moments: dict[int, Moments] = {
-        place: measure(one.features, bags[place].bag_id) for place, one in placed.walk(wanted)
-    }
+    with cpu_threads(1):  # sums of few rows: sharing them out costs more than it saves, and much more on a busy machine
+        moments: dict[int, Moments] = {
+            place: measure(one.features, bags[place].bag_id) for place, one in placed.walk(wanted)
+        }
     running: dict[int, Trainee] = {}
     for place, job in enumerate(jobs):
         try:

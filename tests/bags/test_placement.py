@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pathotune_pipeline.bags.bag import Bag
-from pathotune_pipeline.bags.placement import AHEAD, PlacedBags
+from pathotune_pipeline.bags.placement import AHEAD, PlacedBags, _will_need
 from pathotune_pipeline.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -53,13 +53,47 @@ def test_features_in_memory_are_not_copied():
         assert np.shares_memory(one.features.numpy(), bags[place].features)
 
 
-def test_a_walk_fetches_a_few_bags_ahead_and_no_more(tmp_path, monkeypatch):
+def test_a_map_is_asked_for_a_few_bags_ahead(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "pathotune_pipeline.bags.placement._will_need", lambda features: asked.append(len(features) - 3)
+    )
     placed = PlacedBags(on_disk(tmp_path, in_memory()), CPU)
+    seen = []
+    for place, _ in placed.walk([6, 1, 4, 0, 2]):
+        seen.append((place, list(asked)))
+    assert seen == [(6, [6, 1, 4]), (1, [6, 1, 4, 0]), (4, [6, 1, 4, 0, 2]), (0, asked), (2, asked)]
+    assert len(asked) == 5
+    list(placed.walk([5, 6, 1, 4]))
+    assert asked[5:] == [5]  # the others were read, and memory holds them
+    monkeypatch.setattr("pathotune_pipeline.bags.placement.SHARE_OF_MEMORY", 0)
+    crowded = PlacedBags(on_disk(tmp_path, in_memory()), CPU)
+    asked.clear()
+    for _ in range(2):
+        list(crowded.walk([3, 2, 0]))
+    assert asked == [3, 2, 0] * 2
+
+
+def test_parts_of_a_map_can_be_asked_for(tmp_path):
+    whole = np.memmap(tmp_path / "x", np.float16, mode="w+", shape=(9000, 3))
+    whole[:] = 1
+    for part in (whole, whole[:1], whole[4000:7000], whole[8999:]):
+        _will_need(part)
+    _will_need(np.ones((3, 2)))
+    assert (whole == 1).all()
+
+
+ELSEWHERE = torch.device("meta")
+"""A device that is not the CPU and that every machine has; it keeps no numbers."""
+
+
+def test_a_walk_fetches_a_few_bags_ahead_and_no_more(tmp_path, monkeypatch):
+    placed = PlacedBags(on_disk(tmp_path, in_memory()), ELSEWHERE)
     fetched, real = [], PlacedBags._fetch
     monkeypatch.setattr(PlacedBags, "_fetch", lambda self, place: fetched.append(place) or real(self, place))
     walk = placed.walk(range(7))
-    for asked, (place, _) in enumerate(walk):
-        assert place == asked
+    for asked, (place, one) in enumerate(walk):
+        assert (place, one.features.device) == (asked, ELSEWHERE)
         assert len(fetched) <= asked + 1 + AHEAD
         if asked == 3:
             break
@@ -68,8 +102,8 @@ def test_a_walk_fetches_a_few_bags_ahead_and_no_more(tmp_path, monkeypatch):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("bags")]
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_in_the_walk(tmp_path, monkeypatch):
-    placed = PlacedBags(on_disk(tmp_path, in_memory()), CPU)
+def test_what_goes_wrong_in_the_thread_is_raised_in_the_walk(monkeypatch):
+    placed = PlacedBags(in_memory(), ELSEWHERE)
 
     def broken(self, place):
         raise OSError("the disk is gone")
