@@ -139,9 +139,9 @@ def test_a_deadly_item_is_blamed_alone_and_what_was_in_hand_with_it_is_done(tmp_
             assert result.value == name, result.error
     company = {name: (tmp_path / f"log-{name}").read_text().splitlines() for name in names}
     for name in ("deadly0", "deadly1"):
-        assert len(company[name]) == 3
-        assert company[name][1:] == [name, name], "with the worker to itself after the first death"
-    assert max(len(lines) for lines in company.values()) == 3
+        assert len(company[name]) in (2, 3), "its first worker may have died before it began"
+        assert company[name][-2:] == [name, name], "with the worker to itself after the first death"
+    assert max(len(lines) for lines in company.values()) <= 3
     assert any(len(line.split()) == 2 for lines in company.values() for line in lines), "two were in hand at once"
 
 
