@@ -118,7 +118,7 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
         if outcome.identity:
             with contextlib.suppress(OSError):  # it costs a later run some reading
                 plan.cache.put(item.path, outcome.identity, state=items[result.index].state)
-        yield from outcome.each()
+        yield from (each.sharing() for each in outcome.each())
 
 
 def reconcile(

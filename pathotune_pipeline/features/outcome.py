@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -48,6 +49,12 @@ class Outcome:
         """This outcome and its others, each by itself."""
         return [replace(self, others=()), *self.others]
 
+    def sharing(self) -> Outcome:
+        """The same, its strings held once for all outcomes: those that came from another process bring their own."""
+        return replace(
+            self, stages=_sharing(self.stages), facts=_sharing(self.facts), features=sys.intern(self.features)
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, without the others."""
         plain = asdict(replace(self, others=()))
@@ -67,3 +74,14 @@ def count(outcomes: Iterable[Outcome]) -> dict[str, int]:
         "computed": sum(outcome.new and outcome.status != "failed" for outcome in listed),
         "tiles": sum(outcome.tiles for outcome in listed),
     }
+
+
+def _sharing(value: Any) -> Any:
+    match value:
+        case dict():
+            return {sys.intern(name): _sharing(each) for name, each in value.items()}
+        case list():
+            return [_sharing(each) for each in value]
+        case str():
+            return sys.intern(value)
+    return value
