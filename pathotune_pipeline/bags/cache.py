@@ -119,7 +119,7 @@ def make_cache(dataset: BagDataset, folder: Path, *, on_slide: Callable[[int], N
                 f"--cache {folder}: cannot be written ({error.strerror}). {ADVICE[error.errno]}, or leave --cache out.",
                 error.errno,
             ) from error
-        held = _sound(home, set(keys))
+        held |= _sound(home, set(keys) - held.keys())  # what was held needs no second look
     return TrainingCache(dataset, [held[key] for key in keys], len(lacking))
 
 
@@ -208,10 +208,11 @@ def _sound(home: Path, wanted: set[str]) -> dict[str, CachedBag]:
     """Wanted slides by key; a segment with a damaged one is deleted."""
     found: dict[str, CachedBag] = {}
     for folder in sorted(home.glob("segment-*")):
-        slides = {key: slide for key, slide in (_read(folder) or {}).items() if key in wanted}
+        held = _read(folder)
+        slides = {key: slide for key, slide in (held or {}).items() if key in wanted}
         with ThreadPoolExecutor(CHECKERS) as pool:
-            sound = all(pool.map(CachedBag.is_sound, slides.values()))
-        if sound and (slides or _read(folder) is not None):
+            sound = held is not None and all(pool.map(CachedBag.is_sound, slides.values()))
+        if sound:
             found |= slides
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -22,6 +22,7 @@ from pathotune_pipeline.evaluation.judging import judge_model
 from pathotune_pipeline.evaluation.preflight import Asked, Findings, check_external, check_folds
 from pathotune_pipeline.evaluation.result import CrossvalResult
 from pathotune_pipeline.heads.learner import HeadFitSpec, TrainedHead
+from pathotune_pipeline.heads.task import Task
 from pathotune_pipeline.provenance import package_versions
 from pathotune_pipeline.spec import setting
 
@@ -134,11 +135,7 @@ def crossval(
         versions=package_versions(),
         notes=list(plan.notes),
     )
-    if spec.unit == "fuse":
-        cohort, plan = cohort.fused(plan)
-    with cpu_threads(threads_for(cohort.bags.values())):
-        _train_all(result, spec, cohort, plan=plan, on_progress=on_progress)
-    finish([result], spec, cohort, plan)
+    run_plan({"": result}, spec, cohort, plan, classes=prepared.classes, on_progress=on_progress)
     return result
 
 
@@ -230,7 +227,64 @@ def plan_study(
     return FoldPlan(done.folds, (*done.notes, *notes))
 
 
-def finish(results: Sequence[CrossvalResult], spec: CrossvalSpec, cohort: Cohort, plan: FoldPlan) -> None:
+def threads_for(bags: Iterable[Bag]) -> int:
+    """Threads for training on a CPU: one where bags are small, for sharing them out costs more than it saves."""
+    median = float(np.median([len(bag) * bag.dim for bag in bags]))
+    return 1 if median <= SMALL_BAG else torch.get_num_threads()
+
+
+def run_plan(
+    results: Mapping[str, CrossvalResult],
+    spec: CrossvalSpec,
+    cohort: Cohort,
+    plan: FoldPlan,
+    *,
+    classes: tuple[str, ...] = (),
+    task_of: Callable[[Sequence[Bag]], Task] | None = None,
+    on_progress: Callable[[CrossvalProgress], None] | None = None,
+) -> None:
+    """Train the models of all seeds and folds in one pass, judge each, and score the whole.
+
+    Args:
+        results: of each target by its name; are filled.
+        spec: of the study.
+        cohort: not fused.
+        plan: seeds and folds.
+        classes: names in the order of the logits, where a slide has one class.
+        task_of: what is asked, measured on a training part; instead of `classes`.
+        on_progress: told of each trained model.
+
+    Raises:
+        PathotuneError: a model could not be trained.
+    """
+    if spec.unit == "fuse":
+        cohort, plan = cohort.fused(plan)
+
+    def told(done: int, place: int, trained: TrainedHead) -> None:
+        if on_progress:
+            seed, fold = plan.folds[place]
+            on_progress(CrossvalProgress(done, len(plan), seed, fold.index, len(trained.history)))
+
+    with cpu_threads(threads_for(cohort.bags.values())):
+        models = train_folds(
+            cohort.bags,
+            plan.folds,
+            [spec.fit_spec(model_seed(seed, fold.index)) for seed, fold in plan],
+            classes=classes,
+            tasks=[task_of(cohort.parts(fold)[0]) for _, fold in plan] if task_of else (),
+            feature_set=next(iter(results.values())).feature_set,
+            on_trained=told,
+        )
+        for (seed, fold), trained in zip(plan, models, strict=True):
+            judge_model(results, trained, cohort, seed=seed, fold=fold)
+    initial = models[0].initial if models else None
+    if initial:
+        for result in results.values():
+            result.notes.append(initial.sentence())
+    _finish(list(results.values()), spec, cohort, plan)
+
+
+def _finish(results: Sequence[CrossvalResult], spec: CrossvalSpec, cohort: Cohort, plan: FoldPlan) -> None:
     """Average the attention that the first result gathered, hand it to all, and score each."""
     tested = Counter(bag_id for _, fold in plan for bag_id in fold.test)
     means = {bag_id: (total / tested[bag_id]).astype(np.float32) for bag_id, total in results[0].attention.items()}
@@ -244,48 +298,6 @@ def finish(results: Sequence[CrossvalResult], spec: CrossvalSpec, cohort: Cohort
             )
         result.attention = attention
         result.summarise(draws=spec.bootstrap, seed=spec.seed0)
-
-
-def threads_for(bags: Iterable[Bag]) -> int:
-    """Threads for training on a CPU: one where bags are small, for sharing them out costs more than it saves."""
-    median = float(np.median([len(bag) * bag.dim for bag in bags]))
-    return 1 if median <= SMALL_BAG else torch.get_num_threads()
-
-
-def _train_all(
-    result: CrossvalResult,
-    spec: CrossvalSpec,
-    cohort: Cohort,
-    *,
-    plan: FoldPlan,
-    on_progress: Callable[[CrossvalProgress], None] | None,
-) -> None:
-    """Train one model for each seed and fold, all in one pass, and judge them."""
-    models = train_folds(
-        cohort.bags,
-        plan.folds,
-        [spec.fit_spec(model_seed(seed, fold.index)) for seed, fold in plan],
-        classes=result.classes,
-        feature_set=result.feature_set,
-        on_trained=progress_of(plan, on_progress),
-    )
-    for (seed, fold), trained in zip(plan, models, strict=True):
-        judge_model({"": result}, trained, cohort, seed=seed, fold=fold)
-        if trained.initial and len(result.runs) == 1:
-            result.notes.append(trained.initial.sentence())
-
-
-def progress_of(
-    plan: FoldPlan, on_progress: Callable[[CrossvalProgress], None] | None
-) -> Callable[[int, int, TrainedHead], None]:
-    """What `train_folds` tells, as progress."""
-
-    def told(done: int, place: int, trained: TrainedHead) -> None:
-        if on_progress:
-            seed, fold = plan.folds[place]
-            on_progress(CrossvalProgress(done, len(plan), seed, fold.index, len(trained.history)))
-
-    return told
 
 
 def model_seed(seed: int, fold: int) -> int:

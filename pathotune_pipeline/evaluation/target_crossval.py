@@ -12,7 +12,6 @@ import numpy as np
 from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.coding import TargetCoding, Value, fit_coding, output_columns, pick_horizons, resolve
 from pathotune_pipeline.bags.targets import SURVIVAL, TargetSpec, read_labels, read_number, read_survival
-from pathotune_pipeline.engine.device import cpu_threads
 from pathotune_pipeline.errors import ManifestError, UsageError
 from pathotune_pipeline.evaluation.cohort import Cohort, gather_cohort, relabelled
 from pathotune_pipeline.evaluation.crossval import (
@@ -21,15 +20,10 @@ from pathotune_pipeline.evaluation.crossval import (
     CrossvalProgress,
     CrossvalSpec,
     Sources,
-    finish,
-    model_seed,
     plan_study,
-    progress_of,
-    threads_for,
+    run_plan,
 )
-from pathotune_pipeline.evaluation.fold_models import train_folds
 from pathotune_pipeline.evaluation.folds import FoldPlan
-from pathotune_pipeline.evaluation.judging import judge_model
 from pathotune_pipeline.evaluation.preflight import Asked, Findings, check_values
 from pathotune_pipeline.evaluation.result import CrossvalResult
 from pathotune_pipeline.evaluation.scoring import CLASSES
@@ -110,24 +104,12 @@ def crossval_targets(
         )
         for question in questions
     }
-    if spec.unit == "fuse":
-        cohort, plan = cohort.fused(plan)
     balanced = spec.class_weights == "balanced"
-    with cpu_threads(threads_for(cohort.bags.values())):
-        models = train_folds(
-            cohort.bags,
-            plan.folds,
-            [spec.fit_spec(model_seed(seed, fold.index)) for seed, fold in plan],
-            tasks=[
-                Task(tuple(question.coding(cohort.parts(fold)[0], balanced=balanced) for question in questions))
-                for _, fold in plan
-            ],
-            feature_set=feature_set,
-            on_trained=progress_of(plan, on_progress),
-        )
-        for (seed, fold), trained in zip(plan, models, strict=True):
-            judge_model(results, trained, cohort, seed=seed, fold=fold)
-    finish(list(results.values()), spec, cohort, plan)
+
+    def task_of(train: Sequence[Bag]) -> Task:
+        return Task(tuple(question.coding(train, balanced=balanced) for question in questions))
+
+    run_plan(results, spec, cohort, plan, task_of=task_of, on_progress=on_progress)
     return results
 
 
