@@ -1,0 +1,1 @@
+"""Training encoders and adapters: on patches, on slides, by themselves."""
