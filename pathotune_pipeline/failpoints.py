@@ -22,6 +22,8 @@ NAMES = frozenset(
         "cache.written",
         "gc.record",
         "gc.group",
+        "study.fitted",
+        "study.cell",
     }
 )
 _hits: Counter[str] = Counter()
