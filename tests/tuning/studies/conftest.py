@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pathotune_pipeline.tuning.studies.cell import Cell, Contender, Fitted, Items, items_fingerprint
+from pathotune_pipeline.tuning.studies.grid import scaling_grid
+from pathotune_pipeline.tuning.studies.ledger import Ledger
+from pathotune_pipeline.tuning.studies.processes import Work
+from pathotune_pipeline.tuning.studies.spec import ScalingSpec
 
 DOMAINS = ("lab-a", "lab-b", "lab-c")
 
@@ -56,3 +63,18 @@ class GuessingFit:
 
 
 CONTENDERS = (Contender("vit", "linear", {"skill": 1.0}), Contender("vit", "lora", {"skill": 3.0}))
+
+
+class DeadlyFit(GuessingFit):
+    """Kills its process where the recipe says so."""
+
+    def __call__(self, cell: Cell) -> Fitted:
+        if cell.contender.recipe.get("kills_seed") == cell.seed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(cell)
+
+
+def open_deadly_work(out: Path, contenders: tuple[Contender, ...], spec: ScalingSpec) -> Work:
+    """What each process of a study needs."""
+    items = make_items()
+    return Work(scaling_grid(items, contenders, spec).cells, DeadlyFit(items), Ledger(out, items))
