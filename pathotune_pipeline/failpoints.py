@@ -20,6 +20,7 @@ NAMES = frozenset(
         "store.placed",
         "store.committed",
         "cache.written",
+        "course.saved",
         "gc.record",
         "gc.group",
     }
