@@ -23,10 +23,11 @@ from pathotune_pipeline.engine.resume import CourseFile
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.provenance import fingerprint
 from pathotune_pipeline.spec import hashed_values
+from pathotune_pipeline.tuning.patches.augment import Augmentation
 from pathotune_pipeline.tuning.patches.batches import PatchBatches
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 from pathotune_pipeline.tuning.run.choice import validation_value
-from pathotune_pipeline.tuning.run.encode import FeatureSource, PatchFeatures
+from pathotune_pipeline.tuning.run.encode import PatchFeatures
 from pathotune_pipeline.tuning.run.learner import PatchLearner, TaskBatches
 from pathotune_pipeline.tuning.run.network import build_body
 from pathotune_pipeline.tuning.run.probe import Labelled, LinearProbe, NeighbourProbe, fit_linear, fit_neighbours
@@ -215,11 +216,11 @@ def _train(
     out: Path | None,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> FitResult:
-    seed = spec.train.seed
+    seed, augment = spec.train.seed, Augmentation(spec.augment)
     batches = TaskBatches(
         [
             PatchBatches(
-                task.patches, task.train, spec.batch, balance=spec.balance, augment=spec.augment, seed=seed + number
+                task.patches, task.train, spec.batch, balance=spec.balance, augment=augment, seed=seed + number
             )
             for number, task in enumerate(tasks)
         ],
@@ -253,7 +254,7 @@ def _train(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ProbeModel:
-    features: FeatureSource
+    features: PatchFeatures
     probe: LinearProbe | NeighbourProbe
 
     def probabilities(
@@ -262,15 +263,12 @@ class _ProbeModel:
         return self.probe.probabilities(self.features.rows(patches, index))
 
 
-_features: dict[int, PatchFeatures] = {}
-
-
 def _probe(
     encoder: EncoderSpec | Encoder, task: PatchTask, spec: AdaptSpec, notes: tuple[str, ...], began: float
 ) -> AdaptResult:
     if isinstance(encoder, EncoderSpec):
         encoder = create_encoder(encoder, device=pick_device(encoder.device))
-    features = PatchFeatures.of(encoder)
+    features = PatchFeatures(encoder)
     train, val = (
         Labelled(features.rows(task.patches, part), task.patches.labels[part]) for part in (task.train, task.val)
     )
@@ -310,7 +308,9 @@ def _checked(task: PatchTask) -> list[str]:
         raise UsageError(f"{where}There are no patches to train with.")
     both = np.intersect1d(task.train, task.val)
     if len(both):
-        raise UsageError(f"{where}{len(both)} patches are to train and to validate, such as {task.patches.names[both[0]]}.")
+        raise UsageError(
+            f"{where}{len(both)} patches are to train and to validate, such as {task.patches.names[both[0]]}."
+        )
     without = [place for place in (*task.train, *task.val) if labels[place] < 0]
     if without:
         raise UsageError(f"{where}patch {task.patches.names[without[0]]} has no label ({len(without)} such patches).")

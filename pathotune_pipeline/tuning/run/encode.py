@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,43 +11,30 @@ from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 
 
-class FeatureSource(Protocol):
-    """Gives features of patches."""
-
-    def rows(self, patches: PatchSet, index: np.ndarray) -> np.ndarray:
-        """float32 [n, D] of the patches at `index`."""
-
-
 class PatchFeatures:
-    """An encoder's features of patch sets, kept in memory for as long as the patch set is.
-
-    Attributes:
-        encoded: patches that the encoder has been given so far.
-    """
+    """An encoder's features of patches, kept in memory for as long as both encoder and patch set are."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.encoded = 0
-        self._kept: weakref.WeakKeyDictionary[PatchSet, _Rows] = weakref.WeakKeyDictionary()
+        self._encoder = encoder
 
     def rows(self, patches: PatchSet, index: np.ndarray) -> np.ndarray:
-        """Features of some patches, float32 [n, D]; those not seen yet are encoded.
+        """Features of some patches, float32 [n, D]; those that nobody asked for before are encoded.
 
         Args:
             patches: images of one size.
             index: [n] int.
         """
-        kept = self._kept.get(patches)
+        sets = _KEPT.setdefault(self._encoder, weakref.WeakKeyDictionary())
+        kept = sets.get(patches)
         if kept is None:
-            kept = self._kept[patches] = _Rows(len(patches), self.encoder.card.dim)
+            kept = sets[patches] = _Rows(len(patches), self._encoder.card.dim)
         missing = np.unique(index[~kept.known[index]])
-        size = self.encoder.batch_size
+        size = self._encoder.batch_size
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
             pixels = torch.from_numpy(np.ascontiguousarray(patches.images[part]))
-            kept.values[part] = self.encoder.encode(pixels).cpu().numpy()
+            kept.values[part] = self._encoder.encode(pixels).cpu().numpy()
             kept.known[part] = True
-            self.encoded += len(part)
         return kept.values[index]
 
 
@@ -56,3 +42,6 @@ class _Rows:
     def __init__(self, count: int, dim: int) -> None:
         self.values = np.zeros((count, dim), np.float32)
         self.known = np.zeros(count, bool)
+
+
+_KEPT: weakref.WeakKeyDictionary[Encoder, weakref.WeakKeyDictionary[PatchSet, _Rows]] = weakref.WeakKeyDictionary()

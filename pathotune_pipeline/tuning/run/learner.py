@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pathotune_pipeline.engine.optimizer import ParameterGroup
+from pathotune_pipeline.tuning.patches.batches import PatchBatches
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 from pathotune_pipeline.tuning.run.network import Body
 
-Epoch = Callable[[int], Any]
-"""An epoch's number to batches (pixels, labels, index), with a length."""
+_TURNS = 0x7A5C
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,25 +120,25 @@ class PatchLearner(nn.Module):
 
 
 class TaskBatches:
-    """An epoch of several tasks: their batches in an order that hangs on seed and epoch."""
+    """Epochs of several tasks: their batches take turns in an order that hangs on seed and epoch alone."""
 
-    def __init__(self, tasks: Sequence[Epoch], *, seed: int) -> None:
+    def __init__(self, tasks: Sequence[PatchBatches], *, seed: int) -> None:
         self._tasks, self._seed = tasks, seed
 
     def __call__(self, epoch: int) -> _Epoch:
-        return _Epoch([task(epoch) for task in self._tasks], np.random.default_rng([self._seed, 0x7A5C, epoch]))
+        return _Epoch(self._tasks, epoch, np.random.default_rng([self._seed, _TURNS, epoch]))
 
 
 class _Epoch:
-    def __init__(self, sources: Sequence[Any], rng: np.random.Generator) -> None:
-        self._sources = sources
-        self._order = rng.permutation(np.repeat(np.arange(len(sources)), [len(each) for each in sources]))
+    def __init__(self, tasks: Sequence[PatchBatches], epoch: int, rng: np.random.Generator) -> None:
+        self._tasks, self._epoch = tasks, epoch
+        self._turns = rng.permutation(np.repeat(np.arange(len(tasks)), [len(task) for task in tasks]))
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._turns)
 
     def __iter__(self) -> Iterator[TaskBatch]:
-        walks = [iter(each) for each in self._sources]
-        for task in self._order.tolist():
+        walks = [task(self._epoch) for task in self._tasks]
+        for task in self._turns.tolist():
             pixels, labels, _ = next(walks[task])
             yield TaskBatch(task, pixels, labels)

@@ -109,7 +109,9 @@ def _last_blocks(encoder: Encoder, spec: AdaptSpec) -> Body:
             f"--partial-blocks {spec.partial_blocks}: {encoder.card.name} has {len(trunk.blocks)} blocks. "
             "Ask for fewer, or use method full."
         )
-    trained = nn.ModuleList([*trunk.blocks[-spec.partial_blocks :], *_after_blocks(encoder.module)]).requires_grad_(True)
+    trained = nn.ModuleList([*trunk.blocks[-spec.partial_blocks :], *_after_blocks(encoder.module)]).requires_grad_(
+        True
+    )
     return Body(encoder, encoder.module, trained, (ParameterGroup("last blocks", list(trained.parameters())),))
 
 
@@ -146,7 +148,9 @@ def _after_blocks(network: nn.Module) -> list[nn.Module]:
     trunk = trunk_of(network)
     own = [getattr(trunk, name, None) for name in ("norm", "fc_norm", "attn_pool")]
     around = [] if trunk is network else [module for module in network.children() if module is not trunk]
-    return [module for module in (*own, *around) if isinstance(module, nn.Module) and any(True for _ in module.parameters())]
+    return [
+        module for module in (*own, *around) if isinstance(module, nn.Module) and any(True for _ in module.parameters())
+    ]
 
 
 def _cnn(name: str, device: torch.device) -> Encoder:

@@ -15,6 +15,8 @@ from pathotune_pipeline.tuning.run.choice import validation_value
 
 _TEMPERATURE = 0.07
 _ITERATIONS = 2000
+_GRADIENT = 1e-6
+"""Where the solution counts as found: the largest entry of the gradient."""
 _LEAST_STD = 1e-6
 
 
@@ -169,7 +171,7 @@ def _unit(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray
 def _solve(x: Tensor, y: Tensor, *, l2: float, weights: Tensor | None, start: Tensor) -> Tensor:
     found = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [found], max_iter=_ITERATIONS, history_size=20, tolerance_grad=1e-8, tolerance_change=1e-14,
+        [found], max_iter=_ITERATIONS, history_size=20, tolerance_grad=_GRADIENT, tolerance_change=1e-14,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
 
@@ -178,7 +180,7 @@ def _solve(x: Tensor, y: Tensor, *, l2: float, weights: Tensor | None, start: Te
         each = F.cross_entropy(x @ found[:, :-1].T + found[:, -1], y, weight=weights, reduction="sum")
         loss = each / len(y) + 0.5 * l2 * found[:, :-1].square().sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     optimizer.step(closure)
     return found.detach()

@@ -66,9 +66,7 @@ class AdaptTrainSpec(Spec):
 class AdaptSpec(Spec):
     """How an encoder is brought to a task: by a probe, an adapter, or training of its weights."""
 
-    method: Method = setting(
-        "pathotune", "linear, knn, vpt-shallow, vpt-deep, pathotune, lora, partial, full or cnn."
-    )
+    method: Method = setting("pathotune", "linear, knn, vpt-shallow, vpt-deep, pathotune, lora, partial, full or cnn.")
     adapter: AdapterSpec = AdapterSpec()
     train: AdaptTrainSpec = AdaptTrainSpec()
     augment: AugmentSpec = AugmentSpec()
@@ -94,8 +92,12 @@ class AdaptSpec(Spec):
         "linear: penalties l2 that the validation chooses from; mean cross-entropy + l2 / 2 x squared weights.",
         min_length=1,
     )
-    knn_k: tuple[int, ...] = setting((20, 5, 1), "knn: numbers of neighbours that the validation chooses from.", min_length=1)
+    knn_k: tuple[int, ...] = setting(
+        (20, 5, 1), "knn: numbers of neighbours that the validation chooses from.", min_length=1
+    )
     checkpointing: bool = setting(
         False, "Compute activations twice rather than keep them: less memory, more time.", hashed=False
     )
-    predict_batch: int = setting(64, "Patches in a batch where nothing is learnt.", flag="--predict-batch", hashed=False, ge=1)
+    predict_batch: int = setting(
+        64, "Patches in a batch where nothing is learnt.", flag="--predict-batch", hashed=False, ge=1
+    )
