@@ -21,8 +21,11 @@ NAMES = frozenset(
         "store.committed",
         "cache.written",
         "course.saved",
+        "patches.written",
         "gc.record",
         "gc.group",
+        "study.fitted",
+        "study.cell",
     }
 )
 _hits: Counter[str] = Counter()
