@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from pathotune_pipeline.adapt.card import TextCard
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
+from pathotune_pipeline.encoders.text import create_text_encoder, embed_texts
 from pathotune_pipeline.engine.course import EpochRecord, FitResult, seeded
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.engine.loop import fit
@@ -31,7 +32,7 @@ from pathotune_pipeline.tuning.run.encode import PatchFeatures
 from pathotune_pipeline.tuning.run.learner import PatchLearner, TaskBatches
 from pathotune_pipeline.tuning.run.network import build_body
 from pathotune_pipeline.tuning.run.probe import Labelled, LinearProbe, NeighbourProbe, fit_linear, fit_neighbours
-from pathotune_pipeline.tuning.run.spec import PROBES, AdaptSpec
+from pathotune_pipeline.tuning.run.spec import ADAPTERS, PROBES, AdaptSpec
 
 REVISION = 1
 """Raised when the same settings give another model, so that a training is not gone on with that began otherwise."""
@@ -82,7 +83,7 @@ class AdaptResult:
         trained_parameters: numbers that were learnt, heads included; of neighbours none.
         parameters: all numbers of encoder, adapter and heads.
         seconds: wall time, of this process where a training was gone on with.
-        texts: of each task, where the method reads them.
+        text: what was read of the tasks, and by which text encoder; None where nothing was.
         facts: what was chosen: "l2", "k".
         notes: what a reader of its results should know.
     """
@@ -97,7 +98,7 @@ class AdaptResult:
     trained_parameters: int = 0
     parameters: int = 0
     seconds: float = 0.0
-    texts: tuple[str, ...] = ()
+    text: TextCard | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -183,7 +184,7 @@ def adapt_tasks(
     device = encoder.device if isinstance(encoder, Encoder) else pick_device(encoder.device)
     texts = _texts(tasks, spec)
     with seeded(spec.train.seed, device):
-        body = build_body(encoder, spec, texts=_embedded(texts, spec), device=device)
+        body = build_body(encoder, spec, texts=texts[1] if texts else None, device=device)
         learner = PatchLearner(body, [len(task.patches.classes) for task in tasks], shared_head=spec.shared_head)
     if spec.checkpointing:
         body.save_memory()
@@ -203,7 +204,7 @@ def adapt_tasks(
         trained_parameters=sum(p.numel() for p in learner.parameters() if p.requires_grad),
         parameters=network + heads,
         seconds=time.perf_counter() - began,
-        texts=texts,
+        text=texts[0] if texts else None,
         notes=tuple(notes),
     )
 
@@ -332,19 +333,17 @@ def _checked(task: PatchTask) -> list[str]:
     return notes
 
 
-def _texts(tasks: Sequence[PatchTask], spec: AdaptSpec) -> tuple[str, ...]:
-    adapter = spec.adapter.with_values(method=spec.method) if spec.method == "pathotune" else None
+def _texts(tasks: Sequence[PatchTask], spec: AdaptSpec) -> tuple[TextCard, Tensor] | None:
+    """The tasks' texts and their embeddings, float32 [K, T, d]; None where the method reads none."""
+    adapter = spec.adapter.with_values(method=spec.method) if spec.method in ADAPTERS else None
     if adapter is None or not adapter.needs_texts():
-        return ()
-    return tuple(adapter.with_values(**task.words).text(task.patches.classes) for task in tasks)
-
-
-def _embedded(texts: Sequence[str], spec: AdaptSpec) -> Tensor | None:
-    if not texts:
         return None
-    from pathotune_pipeline.encoders.text.create import create_text_encoder
-
-    return torch.as_tensor(create_text_encoder(spec.adapter.text_encoder).encode(list(texts)))
+    texts = tuple(adapter.with_values(**task.words).text(task.patches.classes) for task in tasks)
+    encoder = create_text_encoder(adapter.text_encoder)
+    note = "" if encoder.learned else f"{encoder.name} tells texts apart and knows nothing of their meaning"
+    return TextCard(texts=texts, encoder=encoder.name, encoder_sha256=encoder.sha256, note=note), embed_texts(
+        encoder, texts
+    )
 
 
 def _key(learner: PatchLearner, tasks: Sequence[PatchTask], spec: AdaptSpec) -> str:
