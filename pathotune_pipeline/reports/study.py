@@ -133,7 +133,7 @@ def _tables(study: Row, score: str) -> list[ScoreTable]:
     tables = []
     for value in dict.fromkeys(row[shared] for row in rows):
         own = [row for row in rows if row[shared] == value]
-        across = list(dict.fromkeys(row["fraction" if by_fraction else "test"] for row in own))
+        across = sorted({row["fraction" if by_fraction else "test"] for row in own})
         lines = dict.fromkeys((row["encoder"], row["method"]) for row in own)
         found = {(row["encoder"], row["method"], row["fraction" if by_fraction else "test"]): row for row in own}
         columns = [_column(own, each, by_fraction=by_fraction) for each in across]

@@ -21,9 +21,9 @@ from pathotune_pipeline.reports.figures.canvas import (
     text,
 )
 
-_WIDTH, _HEIGHT = 430.0, 300.0
-_NAME = 34
-_APART = 5.0
+_WIDTH, _HEIGHT = 340.0, 290.0
+_NAME = 26
+_APART = 4.0
 """Pixels between the whiskers of two curves at one fraction."""
 
 
@@ -98,10 +98,11 @@ def _across(element: str, plot: Plot) -> bool:
 
 
 def _curve(plot: Plot, curve: StudyCurve, index: int, *, shift: float) -> list[str]:
-    at = [(math.log10(point.fraction), point.value) for point in curve.points]
+    aside = shift / plot.width * (plot.x[1] - plot.x[0])
+    at = [(math.log10(point.fraction) + aside, point.value) for point in curve.points]
     body = [plot.curve(at, series(index))] if len(at) > 1 else []
     for (x, value), point in zip(at, curve.points, strict=True):
-        across = plot.across(x) + shift
+        across = plot.across(x)
         said = f"{value:.3f}"
         if point.low is not None and point.high is not None:
             body.append(line(across, plot.up(point.low), across, plot.up(point.high), f"whisker fine {series(index)}"))
