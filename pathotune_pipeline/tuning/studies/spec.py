@@ -53,3 +53,24 @@ def check_names(said: tuple[str, ...], known: tuple[str, ...], *, what: str) -> 
     for name in said:
         if name not in known:
             raise SpecError(f"{what} {name!r} is not among the data's: {', '.join(known) or 'there are none'}.")
+
+
+class ProtocolSpec(Spec):
+    """eva's protocol: a head on frozen features, one number of steps for all data, best validation, several runs."""
+
+    steps: int = setting(12_500, "Optimiser steps of one run.", ge=1)
+    batch: int | None = setting(None, "Images or slides in a batch; empty: 256 images, 32 slides.", ge=1)
+    lr: float | None = setting(None, "Learning rate of AdamW; empty: 0.0003 for images, 0.001 for slides.", gt=0)
+    weight_decay: float = setting(0.01, "Decoupled weight decay.", ge=0)
+    max_epochs: int | None = setting(None, "Most epochs; empty: as steps allow for images, 100 for slides.", ge=1)
+    patience: int | None = setting(
+        None,
+        "Epochs without a better validation before stopping; empty: a fifth of the epochs for images, 20 for slides.",
+        ge=1,
+    )
+    runs: int | None = setting(None, "Runs, which differ in seed alone; empty: 5 for images, 20 for slides.", ge=1)
+    max_tiles: int | None = setting(None, "Most tiles of a slide, drawn once for all runs; empty takes all.", ge=1)
+    val_share: float = setting(0.15, "Share of the groups that validates where the data name no such part.", gt=0, lt=1)
+    test_share: float = setting(0.15, "Share of the groups that is tested where the data name no part at all.", gt=0, lt=1)
+    split_seed: int = setting(0, "Of the parts and of the tiles where they are drawn.", ge=0)
+    bootstrap: int = setting(1000, "Draws of the bootstrap over groups.", hashed=False, ge=1000)
