@@ -46,6 +46,7 @@ _HOMES = {
     "heatmap": "models.heatmap:HeatmapSpec",
     "import": "exchange.geometry:ImportSpec",
     "patches": "tuning.patches.spec:PatchSpec",
+    "adapt": "tuning.run.parts:AdaptRunSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")
