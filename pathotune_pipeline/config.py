@@ -45,6 +45,8 @@ _HOMES = {
     "predict": "models.quality:PredictSpec",
     "heatmap": "models.heatmap:HeatmapSpec",
     "import": "exchange.geometry:ImportSpec",
+    "scaling": "tuning.studies.spec:ScalingSpec",
+    "domains": "tuning.studies.spec:DomainsSpec",
     "patches": "tuning.patches.spec:PatchSpec",
     "adapt": "tuning.run.parts:AdaptRunSpec",
 }

@@ -55,6 +55,7 @@ VERBS = {
     "flow": Verb("the same work as Prefect flows", "pathotune_pipeline.cli.flow"),
     "config": Verb("every setting as YAML", "pathotune_pipeline.cli.settings"),
     "pseudonyms": Verb("the pseudonyms of an archive's slides, for label tables", "pathotune_pipeline.cli.pseudonyms"),
+    "study": Verb("methods held against each other: data, domains, a fixed protocol", "pathotune_pipeline.cli.study"),
     "demo": Verb("synthetic slides to a report, in minutes", "pathotune_pipeline.cli.demo"),
 }
 

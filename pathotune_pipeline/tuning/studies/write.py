@@ -8,7 +8,7 @@ from typing import Any
 
 from pathotune_pipeline.provenance import now, package_versions
 from pathotune_pipeline.store.files import replace_file, to_json
-from pathotune_pipeline.tuning.studies.cell import CellRecord, Items
+from pathotune_pipeline.tuning.studies.cell import CellRecord
 from pathotune_pipeline.tuning.studies.grid import Grid
 from pathotune_pipeline.tuning.studies.tables import (
     CELL_COLUMNS,
@@ -22,14 +22,13 @@ CELLS_TABLE, SUMMARY_TABLE, STUDY = "cells.csv", "summary.csv", "study.json"
 
 
 def write_tables(
-    out: Path, items: Items, grid: Grid, records: Mapping[str, CellRecord], *, draws: int, about: Mapping[str, Any]
+    out: Path, grid: Grid, records: Mapping[str, CellRecord], *, draws: int, about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write `cells.csv`, `summary.csv` and `study.json`, each whole.
 
     Args:
         out: folder; is there.
-        items: of the study.
-        grid: its cells.
+        grid: the study's cells.
         records: what is known of them, by file name.
         draws: of the bootstrap.
         about: "kind", "title" and what else the page is to say.
@@ -37,11 +36,11 @@ def write_tables(
     Returns:
         What `study.json` holds.
     """
-    cells = cell_rows(items, grid.cells, records)
-    summary = [row.plain() for row in summary_rows(items, grid.cells, records, draws=draws)]
+    cells = cell_rows(grid.items, grid.cells, records)
+    summary = [row.plain() for row in summary_rows(grid.items, grid.cells, records, draws=draws)]
     study = {
         **about,
-        "classes": list(items.classes),
+        "classes": list(grid.items.classes),
         "notes": list(grid.notes),
         "summary": summary,
         "cells": [{name: row.get(name) for name in CELL_COLUMNS} for row in cells],

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pathotune_pipeline.tuning.studies.cell import Cell, Contender, Fitted, Items, items_fingerprint
+from pathotune_pipeline.tuning.patches.patch_set import PatchSet
+from pathotune_pipeline.tuning.studies.cell import Cell, Contender, Fitted
 from pathotune_pipeline.tuning.studies.grid import scaling_grid
 from pathotune_pipeline.tuning.studies.ledger import Ledger
+from pathotune_pipeline.tuning.studies.material import items_of
 from pathotune_pipeline.tuning.studies.processes import Work
 from pathotune_pipeline.tuning.studies.spec import ScalingSpec
 
 DOMAINS = ("lab-a", "lab-b", "lab-c")
 
 
-def make_items(*, groups_a_domain: int = 12, images_a_group: int = 5, ungrouped: tuple[str, ...] = ()) -> Items:
+def make_patches(*, groups_a_domain: int = 12, images_a_group: int = 5, ungrouped: tuple[str, ...] = ()) -> PatchSet:
     """Of two classes, in three domains; every other group is of class 1, but for one image of each."""
     rows = [
         (domain, group, image)
@@ -27,24 +29,27 @@ def make_items(*, groups_a_domain: int = 12, images_a_group: int = 5, ungrouped:
         for group in range(groups_a_domain)
         for image in range(images_a_group)
     ]
-    names = tuple(f"{domain}/{group}-{image}" for domain, group, image in rows)
-    targets = np.array([(group + (image == 0)) % 2 for _, group, image in rows])
-    groups = tuple("" if domain in ungrouped else f"{domain}-{group}" for domain, group, _ in rows)
-    domains = tuple(domain for domain, *_ in rows)
-    print_ = items_fingerprint({"names": names, "targets": targets.tolist(), "groups": groups, "domains": domains})
-    return Items(names, targets, ("normal", "atypical"), groups, domains, ("",) * len(names), print_)
+    return PatchSet(
+        images=np.zeros((len(rows), 2, 2, 3), np.uint8),
+        labels=np.array([(group + (image == 0)) % 2 for _, group, image in rows]),
+        classes=("normal", "atypical"),
+        groups=tuple("" if domain in ungrouped else f"{domain}-{group}" for domain, group, _ in rows),
+        domains=tuple(domain for domain, *_ in rows),
+        splits=("",) * len(rows),
+        names=tuple(f"{domain}/{group}-{image}" for domain, group, image in rows),
+    )
 
 
 @pytest.fixture
-def items() -> Items:
-    return make_items()
+def patches() -> PatchSet:
+    return make_patches()
 
 
 class GuessingFit:
     """A method without training: right with a certainty that its recipe states; noise by image, method and seed."""
 
-    def __init__(self, items: Items) -> None:
-        self.items, self.fitted = items, list[str]()
+    def __init__(self, patches: PatchSet) -> None:
+        self.patches, self.fitted = patches, list[str]()
 
     def __call__(self, cell: Cell) -> Fitted:
         self.fitted.append(cell.file_name)
@@ -53,9 +58,9 @@ class GuessingFit:
             raise ValueError("the optimiser\nran away")
 
         def predict(index: np.ndarray) -> np.ndarray:
-            known = [f"{self.items.names[place]} {cell.contender.method} {cell.seed}" for place in index.tolist()]
+            known = [f"{self.patches.names[place]} {cell.contender.method} {cell.seed}" for place in index.tolist()]
             noise = np.array([int(hashlib.sha256(each.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF for each in known])
-            odds = (2 * self.items.targets[index] - 1) * recipe["skill"] * cell.fraction + 4 * (noise - 0.5)
+            odds = (2 * self.patches.labels[index] - 1) * recipe["skill"] * cell.fraction + 4 * (noise - 0.5)
             positive = 1 / (1 + np.exp(-odds))
             return np.stack([1 - positive, positive], axis=1)
 
@@ -76,5 +81,5 @@ class DeadlyFit(GuessingFit):
 
 def open_deadly_work(out: Path, contenders: tuple[Contender, ...], spec: ScalingSpec) -> Work:
     """What each process of a study needs."""
-    items = make_items()
-    return Work(scaling_grid(items, contenders, spec).cells, DeadlyFit(items), Ledger(out, items))
+    patches = make_patches()
+    return Work(scaling_grid(patches, contenders, spec).cells, DeadlyFit(patches), Ledger(out, items_of(patches)))
