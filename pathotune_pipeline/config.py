@@ -48,6 +48,7 @@ _HOMES = {
     "scaling": "tuning.studies.spec:ScalingSpec",
     "domains": "tuning.studies.spec:DomainsSpec",
     "patches": "tuning.patches.spec:PatchSpec",
+    "adapt": "tuning.run.parts:AdaptRunSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

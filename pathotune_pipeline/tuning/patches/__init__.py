@@ -1,5 +1,6 @@
 """Labelled patches: where they come from, how they are split, drawn and augmented."""
 
+from pathotune_pipeline.tuning.patches.augment import Augmentation, AugmentSpec
 from pathotune_pipeline.tuning.patches.batches import PatchBatches, ordered_batches
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 from pathotune_pipeline.tuning.patches.read import read_patches
@@ -14,6 +15,8 @@ from pathotune_pipeline.tuning.patches.splits import (
 )
 
 __all__ = [
+    "AugmentSpec",
+    "Augmentation",
     "NestedPart",
     "PatchBatches",
     "PatchFold",

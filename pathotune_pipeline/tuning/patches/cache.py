@@ -89,22 +89,24 @@ def patches_key(refs: Sequence[PatchRef], crop: CropSpec, identities: dict[Path,
     return fingerprint("patches", REVISION, parts)[:_KEY_DIGITS]
 
 
-def keep_decoded(folder: Path, key: str, shape: tuple[int, int, int, int], decode: Decode) -> Kept:
-    """The patches of a key, mapped from disk; decoded first where they are not there.
+def keep_decoded(folder: Path, refs: Sequence[PatchRef], crop: CropSpec, decode: Decode) -> Kept:
+    """Patches mapped from disk; decoded first where they are not there.
 
     Args:
         folder: the cache.
-        key: see `patches_key`.
-        shape: [N, S, S, 3] of all patches.
-        decode: fills an array of that shape.
+        refs: the patches.
+        crop: how they are read.
+        decode: fills uint8 [N, side_px, side_px, 3].
 
     Raises:
         UsageError: the disk has no room, or the folder cannot be written.
     """
-    place = folder / key
+    shape = (len(refs), crop.side_px, crop.side_px, 3)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        key = patches_key(refs, crop, patch_identities(folder, refs))
         with _locked(folder / f".{key}.lock"):
+            place = folder / key
             kept = _read(place, shape)
             return kept if kept is not None else _make(place, shape, decode)
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
@@ -91,6 +92,28 @@ def image_sides(refs: Sequence[PatchRef]) -> dict[int, int]:
     return sides
 
 
+def open_for_crops(path: Path, crop: CropSpec) -> Slide:
+    """A slide for crops: its scale is checked where one is asked for.
+
+    Raises:
+        SlideError: it cannot be opened, or its scale is missing or not to be believed.
+    """
+    return open_slide(path, crop.slide) if crop.mpp is None else open_checked(path, crop.slide)
+
+
+def crop_plan(info: SlideInfo, crop: CropSpec) -> RegionPlan:
+    """How patches of a slide are read: at the crop's um/px, or level 0 as it is.
+
+    Raises:
+        ScaleError: the slide has no mpp, or is too coarse.
+    """
+    side = (crop.side_px, crop.side_px)
+    if crop.mpp is not None:
+        return plan_region(info, crop.mpp, side)
+    mpp = info.mpp or Mpp.square(1.0)
+    return RegionPlan(0, mpp.mean, side, side, (float(crop.side_px), float(crop.side_px)), 1.0, 0.0)
+
+
 def _row(ref: PatchRef, crop: CropSpec) -> tuple[float, float]:
     """Patches row by row, a patch high, from left to right: neighbours share the blocks that a reader keeps."""
     return (ref.centre[1] // crop.side_px, ref.centre[0]) if ref.centre else (0.0, 0.0)
@@ -118,7 +141,7 @@ def _read_job(places: Sequence[int], refs: Sequence[PatchRef], crop: CropSpec, o
 def _open(ref: PatchRef, crop: CropSpec) -> Slide:
     if ref.centre is None:
         return open_slide(ref.path, crop.slide.with_values(reader="image"))
-    return open_slide(ref.path, crop.slide) if crop.mpp is None else open_checked(ref.path, crop.slide)
+    return open_for_crops(ref.path, crop)
 
 
 def _read(slide: Slide, ref: PatchRef, crop: CropSpec, out: np.ndarray) -> bool:
@@ -127,7 +150,7 @@ def _read(slide: Slide, ref: PatchRef, crop: CropSpec, out: np.ndarray) -> bool:
     if ref.centre is None:
         out[...] = fit_square(slide.read_region((0, 0), 0, (size.width, size.height)), crop.side_px)
         return False
-    plan = _plan(slide.info, crop)
+    plan = crop_plan(slide.info, crop)
     x, y = ref.centre
     if not (0 <= x <= size.width and 0 <= y <= size.height):
         raise TileReadError(
@@ -146,11 +169,3 @@ def _read(slide: Slide, ref: PatchRef, crop: CropSpec, out: np.ndarray) -> bool:
         )
     read_planned(slide, plan, location=(left, top), out=out)
     return beyond
-
-
-def _plan(info: SlideInfo, crop: CropSpec) -> RegionPlan:
-    side = (crop.side_px, crop.side_px)
-    if crop.mpp is not None:
-        return plan_region(info, crop.mpp, side)
-    mpp = info.mpp or Mpp.square(1.0)
-    return RegionPlan(0, mpp.mean, side, side, (float(crop.side_px), float(crop.side_px)), 1.0, 0.0)

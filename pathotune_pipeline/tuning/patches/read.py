@@ -10,7 +10,9 @@ import numpy as np
 
 from pathotune_pipeline.errors import ManifestError, SpecError, UsageError
 from pathotune_pipeline.slides.slide import SlideSpec
-from pathotune_pipeline.tuning.patches.cache import Kept, keep_decoded, patch_identities, patches_key
+from pathotune_pipeline.tuning.patches.annotated import list_annotated
+from pathotune_pipeline.tuning.patches.cache import Kept, keep_decoded
+from pathotune_pipeline.tuning.patches.coco import list_coco
 from pathotune_pipeline.tuning.patches.decode import CropSpec, decode_patches, image_sides
 from pathotune_pipeline.tuning.patches.folder import list_folder
 from pathotune_pipeline.tuning.patches.labels import check_groups, check_names, code_labels, group_note
@@ -106,8 +108,10 @@ def _list(spec: PatchSpec, source: Path, crop: CropSpec) -> Listing:
             return list_folder(source)
         case "table":
             return list_table(source, spec)
-        case kind:
-            raise SpecError(f"patches.kind: {kind!r} is not known yet.")
+        case "coco":
+            return list_coco(source, spec)
+        case _:
+            return list_annotated(source, spec, crop)
 
 
 def kind_of(spec: PatchSpec, source: Path) -> Kind:
@@ -154,8 +158,7 @@ def _decode(listing: Listing, spec: PatchSpec, crop: CropSpec) -> Kept:
     shape = (len(listing.refs), crop.side_px, crop.side_px, 3)
     decode = partial(decode_patches, listing.refs, crop, threads=spec.threads)
     if spec.cache is not None:
-        key = patches_key(listing.refs, crop, patch_identities(spec.cache, listing.refs))
-        return keep_decoded(spec.cache, key, shape, decode)
+        return keep_decoded(spec.cache, listing.refs, crop, decode)
     size_gb = np.prod(shape, dtype=np.float64) / 1e9
     if size_gb > spec.max_gb:
         raise UsageError(

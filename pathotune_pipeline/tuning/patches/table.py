@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pathotune_pipeline.archive.lookup import SlideLookup
 from pathotune_pipeline.archive.table import Table, read_table
 from pathotune_pipeline.errors import ManifestError
+from pathotune_pipeline.tuning.patches.files import NamedFiles
 from pathotune_pipeline.tuning.patches.ref import Listing, PatchRef, known_split, listed
 from pathotune_pipeline.tuning.patches.spec import PatchSpec
 
@@ -36,7 +36,7 @@ def list_table(path: Path, spec: PatchSpec) -> Listing:
     table = read_table(path)
     columns = Columns.of(table, spec)
     root = spec.images or path.parent
-    files = _Files(root)
+    files = NamedFiles(root)
     x, y = table.first_of(("x",)), table.first_of(("y",))
     if (x is None) != (y is None):
         raise ManifestError(f"{table.name}: it has a column {x or y!r} and no other for a point. Give both x and y.")
@@ -126,23 +126,6 @@ def _number(text: str, column: str, where: str) -> float:
     if not math.isfinite(value):
         raise ManifestError(f"{where}: column {column!r} holds {text!r}. A number of level-0 pixels is needed.")
     return value
-
-
-class _Files:
-    """Files that a table names, below a folder."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._lookup = root, SlideLookup(root)
-        self._known: dict[str, Path] = {}
-
-    def find(self, name: str, where: str, *, slide: bool) -> Path:
-        """The file of that name, whether it is there or not; a slide's name may lack its ending or folder."""
-        if name not in self._known:
-            path = self._root / name
-            if slide and not path.exists():
-                path = self._lookup.find(name, where) or path
-            self._known[name] = path
-        return self._known[name]
 
 
 def join_slides(listing: Listing, spec: PatchSpec) -> Listing:

@@ -182,9 +182,9 @@ def adapt_tasks(
             raise UsageError(f"--method {spec.method} learns one task at a time; {len(tasks)} were given.")
         return _probe(encoder, tasks[0], spec, tuple(notes), began)
     device = encoder.device if isinstance(encoder, Encoder) else pick_device(encoder.device)
-    texts = _texts(tasks, spec)
+    texts, side_px = _texts(tasks, spec), tasks[0].patches.side_px
     with seeded(spec.train.seed, device):
-        body = build_body(encoder, spec, texts=texts[1] if texts else None, device=device)
+        body = build_body(encoder, spec, texts=texts[1] if texts else None, device=device, side_px=side_px)
         learner = PatchLearner(body, [len(task.patches.classes) for task in tasks], shared_head=spec.shared_head)
     if spec.checkpointing:
         body.save_memory()

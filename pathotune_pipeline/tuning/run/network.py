@@ -62,7 +62,9 @@ class Body:
             raise SpecError(f"--checkpointing: {type(trunk).__name__} does not offer it. Leave it out.") from None
 
 
-def build_body(encoder: Encoder | EncoderSpec, spec: AdaptSpec, *, texts: Tensor | None, device: torch.device) -> Body:
+def build_body(
+    encoder: Encoder | EncoderSpec, spec: AdaptSpec, *, texts: Tensor | None, device: torch.device, side_px: int
+) -> Body:
     """The network of a method that learns by gradients.
 
     Args:
@@ -70,6 +72,7 @@ def build_body(encoder: Encoder | EncoderSpec, spec: AdaptSpec, *, texts: Tensor
         spec: method and its settings.
         texts: float32 [K, T, d], embedded texts of the tasks, for pathotune.
         device: where it learns.
+        side_px: of the patches; a cnn from scratch sees them as they are.
 
     Raises:
         SpecError: the method does not go with the encoder.
@@ -77,7 +80,7 @@ def build_body(encoder: Encoder | EncoderSpec, spec: AdaptSpec, *, texts: Tensor
         WeightsError: weights are absent or do not fit.
     """
     if spec.method == "cnn":
-        return _whole(_cnn(spec.cnn, device), spec)
+        return _whole(_cnn(spec.cnn, device, side_px), spec)
     if isinstance(encoder, EncoderSpec):
         encoder = create_encoder(encoder.with_values(precision="fp32"), device=device)
     if encoder.card.mean is None:
@@ -153,7 +156,7 @@ def _after_blocks(network: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _cnn(name: str, device: torch.device) -> Encoder:
+def _cnn(name: str, device: torch.device, side_px: int) -> Encoder:
     """The network of a name: of timm's catalogue at random, or an encoder with weights where a source stands before it."""
     import timm
 
@@ -168,7 +171,8 @@ def _cnn(name: str, device: torch.device) -> Encoder:
         source="timm",
         architecture=name,
         dim=int(getattr(module, "head_hidden_size", module.num_features)),
-        input_px=None,  # it takes patches at the size they have
+        input_px=side_px,
+        tile_px=side_px,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
