@@ -47,6 +47,7 @@ _HOMES = {
     "import": "exchange.geometry:ImportSpec",
     "scaling": "tuning.studies.spec:ScalingSpec",
     "domains": "tuning.studies.spec:DomainsSpec",
+    "protocol": "tuning.studies.spec:ProtocolSpec",
     "patches": "tuning.patches.spec:PatchSpec",
     "adapt": "tuning.run.parts:AdaptRunSpec",
 }

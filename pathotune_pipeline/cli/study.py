@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pathotune_pipeline.cli.flags import add_section, given
 
-KINDS = ("scaling", "domains")
+KINDS = ("scaling", "domains", "protocol")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.cli.main import OK, SOME_FAILED
     from pathotune_pipeline.reports.study import write_study_page
-    from pathotune_pipeline.tuning.studies.study import OpenStudy, StudyRequest, run_study
+    from pathotune_pipeline.tuning.studies.opening import OpenStudy, StudyRequest
+    from pathotune_pipeline.tuning.studies.study import run_study
 
     flags = {key.partition(".")[2]: value for key, value in given(arguments).items()}
     request = StudyRequest(arguments.kind, arguments.study, arguments.out, flags)

@@ -5,6 +5,7 @@ Source: eva (kaiko-ai/eva, Apache-2.0), whose attention head pads bags and masks
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class AttentionHead(ClassHead):
         widths = (_WIDTH, *_HIDDEN)
         layers = [
             layer
-            for wide, narrow in zip(widths, widths[1:], strict=False)
+            for wide, narrow in pairwise(widths)
             for layer in (nn.Linear(wide, narrow), nn.ReLU())
         ]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], self.outputs))

@@ -12,10 +12,20 @@ from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.spec import Spec, load_yaml, setting
 from pathotune_pipeline.tuning.patches.spec import PatchSpec
 from pathotune_pipeline.tuning.run.spec import AdaptSpec
-from pathotune_pipeline.tuning.studies.spec import DomainsSpec, ScalingSpec
+from pathotune_pipeline.tuning.studies.spec import DomainsSpec, ProtocolSpec, ScalingSpec
 
 OWN_NETWORK = ("cnn",)
 """Methods that begin without any of the study's encoders."""
+
+
+class SlideSource(Spec):
+    """Labelled slides of a store."""
+
+    store: str = setting("", "The store's folder or address.")
+    features: dict[str, str] = setting({}, "A name for each feature set, and the set's name or its beginning.")
+    labels: Path = setting(Path("labels.csv"), "Table of slides, patients and labels.")
+    target: str = setting("", "The table's column that holds the class.")
+    splits: Path | None = setting(None, "File of train, val and test slides; empty: they are cut by patient.")
 
 
 class StudyFile(Spec):
@@ -31,6 +41,8 @@ class StudyFile(Spec):
     )
     scaling: dict[str, Any] = setting({}, "How `study scaling` cuts and trains.")
     domains: dict[str, Any] = setting({}, "How `study domains` cuts and trains.")
+    slides: SlideSource | None = setting(None, "Slides of a store, for `study protocol`, instead of patches.")
+    protocol: dict[str, Any] = setting({}, "What `study protocol` does otherwise than eva.")
 
     @classmethod
     def read(cls, path: Path) -> StudyFile:
@@ -84,6 +96,10 @@ class StudyFile(Spec):
     def domains_spec(self, flags: Mapping[str, Any]) -> DomainsSpec:
         """Its own settings with what flags say over them."""
         return DomainsSpec.parse(merged(self.domains, flags), "domains")
+
+    def protocol_spec(self, flags: Mapping[str, Any]) -> ProtocolSpec:
+        """Its own settings with what flags say over them."""
+        return ProtocolSpec.parse(merged(self.protocol, flags), "protocol")
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class ProtocolSpec(Spec):
     runs: int | None = setting(None, "Runs, which differ in seed alone; empty: 5 for images, 20 for slides.", ge=1)
     max_tiles: int | None = setting(None, "Most tiles of a slide, drawn once for all runs; empty takes all.", ge=1)
     val_share: float = setting(0.15, "Share of the groups that validates where the data name no such part.", gt=0, lt=1)
-    test_share: float = setting(0.15, "Share of the groups that is tested where the data name no part at all.", gt=0, lt=1)
+    test_share: float = setting(
+        0.15, "Share of the groups that is tested where the data name no part at all.", gt=0, lt=1
+    )
     split_seed: int = setting(0, "Of the parts and of the tiles where they are drawn.", ge=0)
     bootstrap: int = setting(1000, "Draws of the bootstrap over groups.", hashed=False, ge=1000)
