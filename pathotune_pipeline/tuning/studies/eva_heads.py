@@ -66,11 +66,7 @@ class AttentionHead(ClassHead):
         self.v, self.u = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
         self.w = nn.Linear(_WIDTH, 1)
         widths = (_WIDTH, *_HIDDEN)
-        layers = [
-            layer
-            for wide, narrow in pairwise(widths)
-            for layer in (nn.Linear(wide, narrow), nn.ReLU())
-        ]
+        layers = [layer for wide, narrow in pairwise(widths) for layer in (nn.Linear(wide, narrow), nn.ReLU())]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], self.outputs))
 
     def forward(self, bags: BagBatch) -> Tensor:

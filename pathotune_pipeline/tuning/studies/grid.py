@@ -21,7 +21,7 @@ from pathotune_pipeline.tuning.studies.material import items_of
 from pathotune_pipeline.tuning.studies.spec import DomainsSpec, GridSpec, ScalingSpec, check_names
 
 ALL = ""
-"""The training domain of cells that train on all of `train_domains` at once."""
+"""The training domain of cells that train on all that there are."""
 ONE_TEST = "test"
 """The test set's name where the data tell no domains."""
 
@@ -67,13 +67,14 @@ def scaling_grid(patches: PatchSet, contenders: Sequence[Contender], spec: Scali
     Raises:
         SpecError: a domain that the data do not have.
     """
-    items = items_of(patches)
-    cutter = _Cutter(patches, items, spec, _domains(patches, spec), fractions=spec.fractions)
+    items, domains = items_of(patches), _domains(patches, spec)
+    trained = ALL if len(domains) == len(set(patches.domains)) else "+".join(domains)
+    cutter = _Cutter(patches, items, spec, domains, fractions=spec.fractions)
     cells = [
         cell
         for contender in contenders
         for fraction in spec.fractions
-        for cell in cutter.cells(contender, ALL, fraction=fraction)
+        for cell in cutter.cells(contender, trained, fraction=fraction)
     ]
     return Grid(items, tuple(cells), tuple(cutter.notes))
 
