@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from benchmarks.crc01_patches import CELL_PX, CELL_UM, CLASSES, Layout, draw_points, write_points
-from pathotune_pipeline.tuning.patches import PatchSpec, check_parts, grouped_folds, read_patches
+from pathotune_pipeline.slides.slide import SlideSpec
+from pathotune_pipeline.tuning.patches import PatchSet, PatchSpec, check_parts, grouped_folds, read_patches
+from pathotune_pipeline.tuning.patches.decode import CropSpec
+from pathotune_pipeline.tuning.patches.read import list_patches
+from tests.tuning.patches.conftest import write_csv
 
 
 def test_points_are_even_over_classes_and_no_patch_of_two_folds_overlaps() -> None:
@@ -48,14 +53,24 @@ def test_nine_tissues_of_one_slide(shared: Path, tmp_path: Path) -> None:
     assert float(patches.names[0].split("@")[1].split(",")[0]) % CELL_PX == pytest.approx(CELL_PX / 2, abs=0.01)
 
 
-def test_mitotic_figures_of_three_domains(shared: Path) -> None:
-    table = shared / "data" / "mitosis" / "labels.csv"
-    if not table.exists():
+def test_mitotic_figures_of_three_domains(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "mitosis" / "labels.csv"
+    if not source.exists():
         pytest.skip("the mitotic figures are absent")
-    patches = read_patches(PatchSpec(source=table, classes=("normal", "atypical"), side_px=64))
+    spec = PatchSpec(source=source, classes=("normal", "atypical"))
+    listing, labels, classes = list_patches(spec, CropSpec(0, None, False, SlideSpec()))
+    refs = listing.refs
+    patches = PatchSet(
+        images=np.zeros((len(refs), 1, 1, 3), np.uint8),
+        labels=labels,
+        classes=classes,
+        groups=tuple(ref.group for ref in refs),
+        domains=tuple(ref.domain for ref in refs),
+        splits=tuple(ref.split for ref in refs),
+        names=tuple(ref.name for ref in refs),
+    )
     assert patches.counts() == {"normal": 1888, "atypical": 1179}
     assert Counter(patches.domains) == {"amibr": 1664, "atnorm-br": 746, "atnorm-md": 657}
-    assert any("1403 of 3067 patches do not have a group" in note for note in patches.notes)
     inside = patches.where(domain="amibr")
     assert len(set(patches.units[inside])) == 188
     for fold in grouped_folds(patches, 3, index=inside):
@@ -63,3 +78,9 @@ def test_mitotic_figures_of_three_domains(shared: Path) -> None:
         held = patches.counts(fold.test)
         assert abs(held["normal"] - held["atypical"]) <= 2
         assert abs(len(fold.test) - len(inside) / 3) <= 2
+    # Of every hundredth the pixels, as another reader has them.
+    few = [{"path": ref.name, "label": ref.label, "slide": ref.group} for ref in refs[::100]]
+    read = read_patches(spec.with_values(source=write_csv(tmp_path / "few.csv", few), images=source.parent))
+    assert any("14 of 31 patches do not have a group" in note for note in read.notes)
+    for image, row in zip(read.images, few, strict=True):
+        assert np.array_equal(image, cv2.imread(str(source.parent / row["path"]))[..., ::-1])
