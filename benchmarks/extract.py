@@ -34,7 +34,7 @@ from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.create import ENCODERS, create_encoder
 from pathotune_pipeline.execution.executor import usable_cores
 from pathotune_pipeline.execution.serial import SerialExecutor
-from pathotune_pipeline.features.engine import engine_of
+from pathotune_pipeline.features.engines import engine_of
 from pathotune_pipeline.features.extract import ExtractResult, extract
 from pathotune_pipeline.features.persist import load_grid
 from pathotune_pipeline.features.plan import ExtractSpec
@@ -293,20 +293,17 @@ class Bench:
         )
 
     def biopsies(self) -> None:
-        """Many small slides against a large one of as many tiles as some of them, by tiles/s."""
-        count, side = self.sizes.biopsies, self.sizes.biopsy_px
-        many, large = self.manifest("biopsies", count, side), self.large()
-        small = (side // TILE_PX) ** 2
-        most = min(1024, max(128, count * small // 4))
-        works = {
-            "many": lambda: self.run(many, "bench-resnet18"),
-            "large": lambda: self.run(large, "bench-resnet18", most=most),
-        }
-        taken = in_turns(works, self.sizes.pairs)
-        rates = {name: [n / t for t in taken[name]] for name, n in (("many", count * small), ("large", most))}
+        """Many small slides against a large one, by tiles/s, with an encoder so quick that a slide's own cost shows."""
+        count, side, name = self.sizes.biopsies, self.sizes.biopsy_px, "stain-texture"
+        many, large = self.manifest("biopsies", count, side), self.manifest("long", 1, self.sizes.long_px)
+        tiles = {"many": count * (side // TILE_PX) ** 2, "large": (self.sizes.long_px // TILE_PX) ** 2}
+        taken = in_turns(
+            {"many": lambda: self.run(many, name), "large": lambda: self.run(large, name)}, self.sizes.pairs
+        )
+        rates = {each: [tiles[each] / seconds for seconds in taken[each]] for each in tiles}
         ratio = statistics.median(a / b for a, b in zip(rates["many"], rates["large"], strict=True))
-        case = f"{count} biopsies of {small} tiles, resnet18"
-        row(BENCH, case, statistics.median(rates["many"]), "tiles/s", {"one large slide": ratio})
+        case = f"{count} biopsies of {tiles['many'] // count} tiles, {name}"
+        row(BENCH, case, statistics.median(rates["many"]), "tiles/s", {f"one slide of {tiles['large']} tiles": ratio})
 
     def two_encoders(self) -> None:
         tiles, names = self.sizes.resnet, ("bench-resnet18", "bench-resnet10")

@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -52,6 +53,11 @@ def short(full: str) -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of the libraries that could explain a difference between two runs."""
+    return dict(_package_versions())
+
+
+@cache
+def _package_versions() -> dict[str, str]:
     found = {"pathotune_pipeline": VERSION, "python": platform.python_version()}
     for name in RECORDED_PACKAGES:
         try:

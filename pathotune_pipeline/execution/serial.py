@@ -19,6 +19,7 @@ class SerialExecutor:
 
     def __init__(self, at_once: int = 1) -> None:
         self._at_once = at_once
+        self._threads: list[threading.Thread] = []
 
     here = True
 
@@ -45,6 +46,7 @@ class SerialExecutor:
             _put(results, None, stopped)
 
         threads = [threading.Thread(target=work, name="serial-executor", daemon=True) for _ in range(self._at_once)]
+        self._threads = [thread for thread in self._threads if thread.is_alive()] + threads
         for thread in threads:
             thread.start()
         try:
@@ -59,7 +61,9 @@ class SerialExecutor:
             stopped.set()  # where the caller goes away: what is in hand ends, and nothing more begins
 
     def close(self) -> None:
-        pass
+        """Wait for what is in hand: a thread that is inside torch when Python goes away would take it down."""
+        for thread in self._threads:
+            thread.join()
 
     def __enter__(self) -> Self:
         return self

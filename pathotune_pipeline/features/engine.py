@@ -11,7 +11,6 @@ how many there are; on a GPU one thread owns the device.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import queue
@@ -118,6 +117,11 @@ class Engine:
     def broken(self) -> bool:
         """Whether one of its threads has come to grief: by a fault of ours, for what slides do is theirs."""
         return self._broken is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more slides."""
+        return self._closed
 
     def __enter__(self) -> Self:
         return self
@@ -255,7 +259,8 @@ class Engine:
             batch = lane.open
             if batch is None:
                 continue
-            share = max(1, len(batch.pixels) // self._readers)
+            size = len(batch.pixels)
+            share = size if part.left > 2 * size * self._readers else max(1, size // self._readers)
             span = Span(part, part.claimed, batch.claimed, min(share, MOST_TILES_A_CLAIM, part.left, batch.room))
             part.claimed += span.count
             part.pending += span.count
@@ -368,17 +373,3 @@ def _bytes_counter() -> Iterator[Callable[[], int]]:
 
 def _rchar(text: bytes) -> int:
     return int(text[text.index(b"rchar:") + 6 : text.index(b"\n")])
-
-
-_engines: dict[str, Engine] = {}
-_engines_lock = threading.Lock()
-
-
-def engine_of(device: torch.device) -> Engine:
-    """This process's engine for a device."""
-    name = str(device)
-    with _engines_lock:
-        if name not in _engines or _engines[name].broken:
-            _engines[name] = engine = Engine(device)
-            atexit.register(engine.close)  # a thread that is inside torch when Python goes away would take it down
-        return _engines[name]

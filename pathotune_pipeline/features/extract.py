@@ -12,7 +12,8 @@ from pathotune_pipeline.archive.identity import Pseudonymiser, key_of, redact
 from pathotune_pipeline.archive.manifest import Manifest, SlideItem
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import WorkerLostError
-from pathotune_pipeline.execution.executor import ExecutionSpec, Executor
+from pathotune_pipeline.execution.executor import ExecutionSpec, Executor, Result
+from pathotune_pipeline.features.engines import close_engines, forget_closed_engines
 from pathotune_pipeline.features.outcome import Outcome, count
 from pathotune_pipeline.features.plan import NO_GUIDANCE, ExtractSpec, Recipe, SlideJob
 from pathotune_pipeline.features.planning import ExtractPlan, failed, given_mpp, plan_extract
@@ -106,7 +107,7 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
         raise plan.stopped
     threads = plan.recipe.spec.engine.threads or executor.threads_per_worker()
     items = [replace(job, threads=threads, planner=owner_name()) for job in jobs]
-    for result in map_shared(executor, items):
+    for result in _mapped(executor, items):
         item = items[result.index].item
         if result.error is not None:
             lost = isinstance(result.error, WorkerLostError)
@@ -118,7 +119,19 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
         if outcome.identity:
             with contextlib.suppress(OSError):  # it costs a later run some reading
                 plan.cache.put(item.path, outcome.identity, state=items[result.index].state)
-        yield from (each.sharing() for each in outcome.each())
+        yield from (each.packed() for each in outcome.each())
+
+
+def _mapped(executor: Executor, items: Sequence[SlideJob]) -> Iterator[Result]:
+    """`map_shared`; where it is broken off, the slides that this process has in hand are let go of too."""
+    if executor.here:
+        forget_closed_engines()
+    try:
+        yield from map_shared(executor, items)
+    except BaseException:
+        if executor.here:
+            close_engines()
+        raise
 
 
 def reconcile(

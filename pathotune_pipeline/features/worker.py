@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import StoreUnwritableError
-from pathotune_pipeline.features.engine import Engine, engine_of
+from pathotune_pipeline.features.engine import Engine
+from pathotune_pipeline.features.engines import engine_of
 from pathotune_pipeline.features.held import HeldSlide
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import SlideJob

@@ -114,7 +114,8 @@ class StagedGroup:
         """
         self._verify()
         with self._place.writing():
-            self._group.attrs.update({**attributes, "group": self.group, "checksums": self._expected})
+            # `attrs.update` would write the metadata once for each key.
+            self._group.update_attributes({**attributes, "group": self.group, "checksums": self._expected})
         failpoint("store.staged")
         checksums = self._place_group() if self._place.renames else self._expected
         failpoint("store.placed")

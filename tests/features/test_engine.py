@@ -20,8 +20,10 @@ from toy import CARD, ColourSlide, Mean, part_of, resident
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import DeviceLostError, EncoderMemoryError
+from pathotune_pipeline.features import engines
 from pathotune_pipeline.features.engine import Engine
 from pathotune_pipeline.features.resident import Resident
+from pathotune_pipeline.features.ring import Ring
 
 CPU = torch.device("cpu")
 
@@ -318,19 +320,35 @@ def test_a_failed_device_ends_the_job_and_is_no_slides_fault(
 
 
 def test_an_engine_that_broke_down_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pathotune_pipeline.features import engine as module
-
-    monkeypatch.setattr(module, "_engines", {})
-    first = module.engine_of(CPU)
+    monkeypatch.setattr(engines, "_engines", {})
+    first = engines.engine_of(CPU)
     slide = ColourSlide()
     part, _, _ = part_of(tmp_path, slide.grid(), [resident()])
     with monkeypatch.context() as patched:
-        patched.setattr(module.Ring, "give", lambda *_: 1 / 0)
+        patched.setattr(Ring, "give", lambda *_: 1 / 0)
         with pytest.raises(RuntimeError, match="broke down"):
             first.encode(slide, [part], threads=1)
-    second = module.engine_of(CPU)
+    second = engines.engine_of(CPU)
     assert second is not first
-    assert module.engine_of(CPU) is second
+    assert engines.engine_of(CPU) is second
+
+
+def test_engines_that_were_closed_take_no_slide_until_they_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engines, "_engines", {})
+    slide = ColourSlide()
+    part, _, _ = part_of(tmp_path, slide.grid(), [resident()])
+    first = engines.engine_of(CPU)
+    engines.close_engines()
+    with pytest.raises(RuntimeError, match="closed"):
+        engines.engine_of(CPU).encode(slide, [part], threads=1)
+    engines.forget_closed_engines()
+    second = engines.engine_of(CPU)
+    assert second is not first
+    second.encode(slide, [part], threads=1)
+    assert part.done
+    second.close()
 
 
 @pytest.mark.gpu

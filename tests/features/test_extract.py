@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from pathotune_pipeline.archive.manifest import read_manifest
+from pathotune_pipeline.errors import StoreUnwritableError
 from pathotune_pipeline.execution import SerialExecutor
 from pathotune_pipeline.features.extract import extract, reconcile, run_jobs
-from pathotune_pipeline.features.plan import ExtractSpec
+from pathotune_pipeline.features.plan import ExtractSpec, SlideJob
 from pathotune_pipeline.features.planning import plan_extract
+from pathotune_pipeline.features.resident import HostLane
+from pathotune_pipeline.features.worker import process_slide
 from pathotune_pipeline.store import FeatureStore
 
 SPEC = ExtractSpec.parse({"tiles": {"tile_px": 128}})
@@ -71,6 +78,34 @@ def test_a_slide_that_vanishes_between_plan_and_work_fails_alone(small_archive: 
     assert told["s2.tif"].status == "failed"
     assert "not there" in told["s2.tif"].reason
     assert str(tmp_path) not in told["s2.tif"].reason
+
+
+def test_a_run_that_is_broken_off_leaves_no_thread_at_work(
+    small_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, encoding = FeatureStore(tmp_path / "s"), threading.Event()
+    plan = plan_extract(read_manifest(small_archive / "case-1"), SPEC, store)
+    launch = HostLane.launch
+
+    def slowly(*args: Any) -> Any:
+        encoding.set()
+        time.sleep(0.5)  # with so many batches the slide would take far longer than the test
+        return launch(*args)
+
+    def work(job: SlideJob) -> Any:
+        if job.item.slide_id == plan.jobs[0].item.slide_id:
+            return process_slide(job)
+        assert encoding.wait(60)
+        raise StoreUnwritableError("the disk is full.")
+
+    monkeypatch.setattr(HostLane, "launch", slowly)
+    monkeypatch.setattr("pathotune_pipeline.features.sharing.process_leased", work)
+    with SerialExecutor(2) as executor, pytest.raises(StoreUnwritableError, match="full"):
+        list(run_jobs(plan, plan.jobs, executor))
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("serial-", "engine-"))]
+    assert not left
+    monkeypatch.undo()
+    assert [outcome.status for outcome in run_jobs(plan, plan.jobs, SerialExecutor())] == ["committed", "committed"]
 
 
 def test_filters_caps_and_stain_go_through_an_extraction(small_archive: Path, tmp_path: Path) -> None:
