@@ -119,7 +119,7 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
         if outcome.identity:
             with contextlib.suppress(OSError):  # it costs a later run some reading
                 plan.cache.put(item.path, outcome.identity, state=items[result.index].state)
-        yield from (each.sharing() for each in outcome.each())
+        yield from (each.packed() for each in outcome.each())
 
 
 def _mapped(executor: Executor, items: Sequence[SlideJob]) -> Iterator[Result]:

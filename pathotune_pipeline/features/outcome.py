@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Status = Literal["committed", "empty", "failed"]
+
+
+class Packed(Mapping[str, Any]):
+    """Plain values by name, held as JSON and read anew each time they are asked for."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._text = json.dumps(dict(values), separators=(",", ":")).encode()
+
+    def __getitem__(self, name: str) -> Any:
+        return json.loads(self._text)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(json.loads(self._text))
+
+    def __len__(self) -> int:
+        return len(json.loads(self._text))
+
+    def __repr__(self) -> str:
+        return f"Packed({json.loads(self._text)!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +60,10 @@ class Outcome:
     tiles: int = 0
     invalid_tiles: int = 0
     seconds: float = 0.0
-    stages: dict[str, float] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
     transient: bool = False
     identity: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     features: str = ""
     others: tuple[Outcome, ...] = ()
 
@@ -49,17 +71,15 @@ class Outcome:
         """This outcome and its others, each by itself."""
         return [replace(self, others=()), *self.others]
 
-    def sharing(self) -> Outcome:
-        """The same, its strings held once for all outcomes: those that came from another process bring their own."""
-        return replace(
-            self, stages=_sharing(self.stages), facts=_sharing(self.facts), features=sys.intern(self.features)
-        )
+    def packed(self) -> Outcome:
+        """The same in a third of the memory: a run over a large archive holds one for each slide to its end."""
+        return replace(self, stages=Packed(self.stages), facts=Packed(self.facts), features=sys.intern(self.features))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, without the others."""
-        plain = asdict(replace(self, others=()))
+        plain = asdict(replace(self, others=(), stages={}, facts={}))
         del plain["others"]
-        return plain
+        return {**plain, "stages": dict(self.stages), "facts": dict(self.facts)}
 
 
 def count(outcomes: Iterable[Outcome]) -> dict[str, int]:
@@ -74,14 +94,3 @@ def count(outcomes: Iterable[Outcome]) -> dict[str, int]:
         "computed": sum(outcome.new and outcome.status != "failed" for outcome in listed),
         "tiles": sum(outcome.tiles for outcome in listed),
     }
-
-
-def _sharing(value: Any) -> Any:
-    match value:
-        case dict():
-            return {sys.intern(name): _sharing(each) for name, each in value.items()}
-        case list():
-            return [_sharing(each) for each in value]
-        case str():
-            return sys.intern(value)
-    return value

@@ -24,7 +24,9 @@ from pathotune_pipeline.tuning.patches.ref import Listing, PatchRef, listed
 from pathotune_pipeline.tuning.patches.spec import PatchSpec
 
 _MASK_PX_PER_TILE = 32
-"""Mask pixels along a tile: shares of cover are exact to about one in a thousand along straight edges."""
+"""Mask pixels along a tile: the edge of an annotation is placed to 1/64 of a tile."""
+_LARGEST_MASK = 1 << 26
+"""Mask pixels of a slide: one with very many tiles gets fewer for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +126,14 @@ def _covers(
 ) -> Mapping[str, np.ndarray]:
     """The share of each tile that annotations of each class cover: float32 [N]."""
     size, mpp = info.size, info.mpp or Mpp.square(1.0)
-    shape = (
-        max(1, math.ceil(size.height * _MASK_PX_PER_TILE / extent[1])),
-        max(1, math.ceil(size.width * _MASK_PX_PER_TILE / extent[0])),
-    )
+    down, across = size.height / extent[1], size.width / extent[0]
+    fine = min(_MASK_PX_PER_TILE, math.sqrt(_LARGEST_MASK / (down * across)))
+    shape = (max(1, math.ceil(down * fine)), max(1, math.ceil(across * fine)))
+    mask_mpp = size.width * mpp.x / shape[1], size.height * mpp.y / shape[0]
     boxes = np.column_stack([coords, np.broadcast_to(extent, (len(coords), 2))])
     covers = {}
     for label, polygons in annotations.classes.items():
-        across, down = size.width * mpp.x / shape[1], size.height * mpp.y / shape[0]
-        mask = TissueMask(draw(polygons, shape, size), across, down, mpp, size, np.zeros((1, 1, 3), np.uint8))
+        mask = TissueMask(draw(polygons, shape, size), *mask_mpp, mpp, size, np.zeros((1, 1, 3), np.uint8))
         covers[label] = mask.fraction(boxes)
     return covers
 

@@ -59,6 +59,7 @@ def patch_identities(folder: Path, refs: Sequence[PatchRef]) -> dict[Path, str]:
     """
     known = IdentityCache(folder / "identities.json")
     found: dict[Path, str] = {}
+    new = 0
     for path in dict.fromkeys(ref.path for ref in refs):
         state = state_of(path)
         identity = known.of_state(state)
@@ -66,10 +67,13 @@ def patch_identities(folder: Path, refs: Sequence[PatchRef]) -> dict[Path, str]:
             try:
                 identity = content_hash(path)
                 known.put(path, identity, state=state)
+                new += 1
             except (SlideError, OSError) as error:
                 identity = f"unreadable: {type(error).__name__}"
         found[path] = identity
-    known.save()
+    if new:
+        with _locked(folder / ".identities.lock"):
+            known.save()
     return found
 
 
@@ -105,9 +109,11 @@ def keep_decoded(folder: Path, refs: Sequence[PatchRef], crop: CropSpec, decode:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         key = patches_key(refs, crop, patch_identities(folder, refs))
+        place = folder / key
+        if (kept := _read(place, shape)) is not None:
+            return kept
         with _locked(folder / f".{key}.lock"):
-            place = folder / key
-            kept = _read(place, shape)
+            kept = _read(place, shape)  # another process may have made it meanwhile
             return kept if kept is not None else _make(place, shape, decode)
     except OSError as error:
         raise UsageError(

@@ -129,7 +129,7 @@ def kind_of(spec: PatchSpec, source: Path) -> Kind:
         return spec.kind
     if source.is_dir():
         annotated = any(path.suffix.lower() in (".geojson", ".xml") for path in source.iterdir())
-        return "annotations" if annotated else "folder"
+        return "annotations" if annotated or spec.images is not None else "folder"
     return "coco" if source.suffix.lower() == ".json" else "table"
 
 

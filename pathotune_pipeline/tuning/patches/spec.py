@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from pathotune_pipeline.spec import Spec, setting
 
@@ -34,6 +36,7 @@ class PatchSpec(Spec):
         None,
         "CSV with a line for each slide and columns for its group, domain or split, where the source does not say them.",
         flag="patch-slide-table",
+        hashed=False,
     )
     path_column: str | None = setting(
         None, "Column of the file; empty: path, filename, file, image or slide.", flag="patch-path-column"
@@ -115,3 +118,11 @@ class PatchSpec(Spec):
     threads: int | None = setting(
         None, "Threads that read patches; empty: one for each core.", flag="patch-threads", hashed=False, gt=0
     )
+
+    @field_validator("rename", mode="before")
+    @classmethod
+    def _numbers_as_text(cls, names: Any) -> Any:
+        """Labels are text, and YAML reads `1: mitosis` as a number."""
+        if not isinstance(names, dict):
+            return names
+        return {str(name) if type(name) is int else name: to for name, to in names.items()}

@@ -43,6 +43,7 @@ REVISION = 1
 CARD = "adapted.json"
 ADAPTER = "adapter.safetensors"
 HEAD = "head.safetensors"
+_OWN = (ADAPTER, HEAD, "model.safetensors", "config.json", "card.json", "history.csv", "splits.csv", "predictions.csv")
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -53,8 +54,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """
     if (out / CARD).is_file():
         if overwrite:
-            (out / CARD).unlink()
-            return
+            return  # it stays until there is a new one
         raise OutputExistsError(f"{out}: holds a finished adaptation. Give another --out, or --overwrite.")
     others = sorted(path.name for path in out.iterdir() if path.name != COURSE) if out.is_dir() else []
     if out.is_file() or (others and not (out / COURSE).is_file() and not overwrite):
@@ -86,6 +86,8 @@ def write_result(
     scores = {name: scores_of(patches, parts.named()[name], each) for name, each in probs.items() if len(each)}
     card = _card(result, patches, parts, scores)
     head = _head(result)
+    for name in (CARD, *_OWN):  # of an older result
+        (out / name).unlink(missing_ok=True)
     if isinstance(result.model, PatchLearner):
         _write_network(out, result, result.model, encoder, {key: card[key] for key in ("patches", "train", "scores")})
     if head is not None:

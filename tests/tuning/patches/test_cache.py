@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pathotune_pipeline.errors import ManifestError, UsageError
 from pathotune_pipeline.tuning.patches import PatchSet, PatchSpec, read_patches
+from pathotune_pipeline.tuning.patches.decode import Decoded, decode_patches
 
 Write = Callable[..., Path]
 
@@ -64,6 +68,18 @@ def test_labels_and_groups_do_not_decode_again(source: Path, monkeypatch: pytest
     assert len(sets(source)) == 1
 
 
+def test_what_is_there_is_read_without_writing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read(source)
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert np.array_equal(read(source).images, first.images)
+    with pytest.raises(UsageError, match="Read-only file system"):
+        read(source, side_px=4)
+
+
 def test_other_contents_or_sizes_are_other_sets(source: Path, write_image: Write) -> None:
     read(source)
     assert read(source, side_px=4).side_px == 4
@@ -107,29 +123,35 @@ CODE = """
 import sys
 from pathlib import Path
 from pathotune_pipeline.tuning.patches import PatchSpec, read_patches
-patches = read_patches(PatchSpec(source=Path(sys.argv[1]), cache=Path(sys.argv[2]), side_px=8))
-print(patches.images[:, 0, 0, 0].tolist())
+read_patches(PatchSpec(source=Path(sys.argv[1]), cache=Path(sys.argv[2]), side_px=8))
 """
 
 
-def run(source: Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CODE, str(source), str(folder)]
-    return subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
-
-
 def test_a_killed_run_leaves_nothing_that_is_believed(source: Path) -> None:
-    folder = source.parent / "cache"
-    killed = run(source, folder, PATHOTUNE_FAILPOINT="patches.written")
-    assert (killed.communicate()[0], killed.returncode) == ("", -9)
+    command = [sys.executable, "-c", CODE, str(source), str(source.parent / "cache")]
+    killed = subprocess.run(command, env={**os.environ, "PATHOTUNE_FAILPOINT": "patches.written"}, check=False)
+    assert killed.returncode == -9
     (left,) = sets(source)
     assert left.name.startswith(".")
     assert left.name.endswith(".tmp")
-    # Of two processes at once one decodes; both have the patches, and what was left is gone.
-    both = [run(source, folder) for _ in range(2)]
-    assert [each.communicate()[0].strip() for each in both] == ["[0, 1, 2, 3, 4, 5]"] * 2
+    assert read(source).images[:, 0, 0, 0].tolist() == list(range(6))
     (made,) = sets(source)
-    assert made != left
     assert not made.name.startswith(".")
+
+
+def test_of_many_that_want_a_set_one_makes_it(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slowly(*arguments: Any, **named: Any) -> Decoded:
+        made.append(1)
+        time.sleep(0.05)
+        return decode_patches(*arguments, **named)
+
+    monkeypatch.setattr("pathotune_pipeline.tuning.patches.read.decode_patches", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: read(source).images[:, 0, 0, 0].tolist(), range(4)))
+    assert found == [list(range(6))] * 4
+    assert made == [1]
 
 
 def test_a_full_disk_is_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pathotune_pipeline import config
+from pathotune_pipeline.cli.flags import Parser, add_settings, given
 from pathotune_pipeline.errors import ManifestError, SpecError, UsageError
 from pathotune_pipeline.tuning.patches import PatchSet, PatchSpec, read_patches
 
@@ -192,6 +194,23 @@ def test_tables_that_cannot_be_used(table_of: Callable[..., Path], tmp_path: Pat
         read(table(tmp_path / "t.csv", [{"path": "images/1.png", "label": "a", "x": 3, "y": "far"}]))
     with pytest.raises(ManifestError, match="none of the columns path"):
         read(table(tmp_path / "t.csv", [{"where": "images/1.png", "label": "a"}]))
+
+
+def test_patches_without_any_label(table_of: Callable[..., Path]) -> None:
+    patches = read(table_of((1, "", "", "", ""), (2, "", "", "", "")))
+    assert patches.classes == ()
+    assert patches.labels.tolist() == [-1, -1]
+
+
+def test_settings_come_from_flags_and_files(tmp_path: Path) -> None:
+    parser = Parser()
+    add_settings(parser, ["patches"])
+    flags = parser.parse_args(["--patches", "a.csv", "--patch-classes", "x", "y", "--patch-px", "64"])
+    (tmp_path / "c.yaml").write_text("patches:\n  rename: {1: x, two: y}\n  side_px: 32\n")
+    spec = config.load(["patches"], tmp_path / "c.yaml", ["patches.edge=refuse"], given(flags))["patches"]
+    assert isinstance(spec, PatchSpec)
+    assert (spec.source, spec.classes, spec.side_px) == (Path("a.csv"), ("x", "y"), 64)
+    assert (spec.rename, spec.edge) == ({"1": "x", "two": "y"}, "refuse")
 
 
 def test_what_does_not_fit_into_memory_is_refused(table_of: Callable[..., Path], tmp_path: Path) -> None:
