@@ -79,7 +79,7 @@ def open_study(request: StudyRequest) -> OpenStudy:
 def _open_grid(file: StudyFile, request: StudyRequest, spec: GridSpec) -> OpenStudy:
     rows, encoders = file.rows(), file.encoder_specs()  # what is wrong with them is said before images are read
     patches = _labelled(read_patches(file.patches))
-    fit = PatchFit(patches, encoders, rows)
+    fit = PatchFit(patches, encoders, rows, steps=spec.steps)
     cut: Callable[..., Grid] = scaling_grid if isinstance(spec, ScalingSpec) else domains_grid
     grid = cut(patches, fit.contenders, spec)
     notes = (*patches.notes, *grid.notes)

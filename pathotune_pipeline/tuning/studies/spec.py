@@ -22,6 +22,12 @@ class GridSpec(Spec):
     min_per_class: int = setting(
         2, "Training images that each class needs; a cell with fewer is told as not run.", ge=1
     )
+    steps: int | None = setting(
+        None,
+        "Optimiser steps of each training, however few its images: a method's epochs, warm-up and patience are stretched "
+        "to them; empty keeps its epochs.",
+        ge=1,
+    )
     bootstrap: int = setting(1000, "Draws of the bootstrap over groups.", hashed=False, ge=1000)
 
 
