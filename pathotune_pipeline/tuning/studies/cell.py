@@ -99,11 +99,13 @@ class Parts:
         train: [n] int64, sorted.
         val: [n] int64, sorted.
         tests: test set's name -> [n] int64, sorted.
+        held_out: those of them that were held out of what is trained on; the others are other domains.
     """
 
     train: np.ndarray
     val: np.ndarray
     tests: Mapping[str, np.ndarray]
+    held_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -164,7 +164,8 @@ class _Cutter:
     def _cut(self, holdout: _HoldOut, seed: int) -> list[_Cut]:
         """The parts of each fraction of one hold-out and seed."""
         spec, patches, tests = self._spec, self._patches, self._tests(holdout)
-        nothing = Parts(_none(), _none(), tests)
+        held_out = tuple(domain or ONE_TEST for domain in self._domains)
+        nothing = Parts(_none(), _none(), tests, held_out)
         if not len(holdout.test):
             return [_Cut(nothing, self._why_not)] * len(self._fractions)
         shares = {"train": 1 - spec.val_share, "val": spec.val_share}
@@ -177,7 +178,7 @@ class _Cutter:
         train = nested_fractions(patches, cut["train"], self._fractions, seed=seed, min_per_class=spec.min_per_class)
         val = _with_every_class(patches, cut["val"], self._fractions, seed=seed)
         return [
-            _Cut(Parts(learnt.index, chooses.index, tests), _too_few(learnt, chooses))
+            _Cut(Parts(learnt.index, chooses.index, tests, held_out), _too_few(learnt, chooses))
             for learnt, chooses in zip(train, val, strict=True)
         ]
 

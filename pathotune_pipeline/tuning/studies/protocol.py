@@ -86,7 +86,7 @@ def _divided(named: Mapping[str, np.ndarray], notes: list[str]) -> Division:
     judged = "test" if len(named.get("test", ())) else "val"
     if judged == "val":
         notes.append("There is no test part: scores are of the validation part, which also chose the epoch.")
-    return Division(Parts(named["train"], named["val"], {judged: named[judged]}), tuple(notes))
+    return Division(Parts(named["train"], named["val"], {judged: named[judged]}, (judged,)), tuple(notes))
 
 
 def protocol_grid(items: Items, contenders: Sequence[Contender], division: Division, rules: Rules) -> Grid:

@@ -86,7 +86,7 @@ def cell_rows(items: Items, cells: Sequence[Cell], records: Mapping[str, CellRec
                     "status": record.status,
                     "reason": record.reason,
                     "test": test,
-                    "in_domain": is_in_domain(items, cell, test),
+                    "in_domain": test in cell.parts.held_out,
                     "train_images": len(cell.parts.train),
                     "train_groups": _groups(items, cell.parts.train),
                     "val_images": len(cell.parts.val),
@@ -101,13 +101,10 @@ def cell_rows(items: Items, cells: Sequence[Cell], records: Mapping[str, CellRec
     return rows
 
 
-def summary_rows(
-    items: Items, cells: Sequence[Cell], records: Mapping[str, CellRecord], *, draws: int
-) -> list[SummaryRow]:
+def summary_rows(cells: Sequence[Cell], records: Mapping[str, CellRecord], *, draws: int) -> list[SummaryRow]:
     """A row for each score of what differs in fold and seed alone.
 
     Args:
-        items: of the study.
         cells: of the study.
         records: by the cells' file names.
         draws: of the bootstrap.
@@ -125,20 +122,11 @@ def summary_rows(
         for name in SCORES:
             rows.append(
                 SummaryRow(
-                    encoder, method, domain, fraction, test, is_in_domain(items, own[0], test), name, scores.get(name),
+                    encoder, method, domain, fraction, test, test in own[0].parts.held_out, name, scores.get(name),
                     cells=len(own), reason=_reasons(found),
                 )
             )  # fmt: skip
     return rows
-
-
-def is_in_domain(items: Items, cell: Cell, test: str) -> bool:
-    """Whether a test set was held out of a domain that the cell trains on."""
-    if not test:
-        return True
-    trained = {items.domains[place] for place in cell.parts.train.tolist()}
-    index = cell.parts.tests[test]
-    return len(index) > 0 and items.domains[int(index[0])] in trained
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -37,7 +37,7 @@ def write_tables(
         What `study.json` holds.
     """
     cells = cell_rows(grid.items, grid.cells, records)
-    summary = [row.plain() for row in summary_rows(grid.items, grid.cells, records, draws=draws)]
+    summary = [row.plain() for row in summary_rows(grid.cells, records, draws=draws)]
     study = {
         **about,
         "classes": list(grid.items.classes),
