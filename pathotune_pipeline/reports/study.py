@@ -119,16 +119,17 @@ def _told(study: Row) -> str:
     levels = {row["level"] for row in study["summary"] if row["level"] is not None}
     level = percent_of(levels.pop()) if levels else "95 %"
     return (
-        f"Each number is the mean over runs (folds and seeds), ± the standard deviation between them. In brackets the {level} "
-        "percentile interval of that mean from resampled test slides or patients, or test images where they name none, as "
-        "each column says; it does not cover the choice of training data. Rows are not tested against each other: "
-        "overlapping intervals do not show a difference, nor that there is none."
+        "Each number is the mean over runs (folds and seeds), ± the standard deviation between them. In brackets the "
+        f"{level} percentile interval of that mean from resampled test groups (the slides or patients that the data name), "
+        f"or from resampled {_item(study)}s where none are named, as each table says; it does not cover the choice of "
+        "training data. Rows are not tested against each other: overlapping intervals do not show a difference, nor that "
+        "there is none."
     )
 
 
 def _tables(study: Row, score: str) -> list[ScoreTable]:
     rows = [row for row in study["summary"] if row["score"] == score and row["test"]]
-    by_fraction = study["kind"] == "scaling"
+    by_fraction, item = study["kind"] == "scaling", _item(study)
     shared = "test" if by_fraction else "train_domain"
     tables = []
     for value in dict.fromkeys(row[shared] for row in rows):
@@ -136,12 +137,12 @@ def _tables(study: Row, score: str) -> list[ScoreTable]:
         across = sorted({row["fraction" if by_fraction else "test"] for row in own})
         lines = dict.fromkeys((row["encoder"], row["method"]) for row in own)
         found = {(row["encoder"], row["method"], row["fraction" if by_fraction else "test"]): row for row in own}
-        columns = [_column(own, each, by_fraction=by_fraction) for each in across]
-        title = f"Tested on {value}" if by_fraction else (f"Trained on {value}" if value else "Trained on all")
+        columns = [_column(own, each, item, by_fraction=by_fraction) for each in across]
+        title = f"Tested on {value}" if by_fraction else f"Trained on {value or 'all that train'}"
         tables.append(
             ScoreTable(
                 title,
-                f"{'In domain, held out' if own[0]['in_domain'] else 'Another domain'}: {_counts(own)}."
+                f"{'In domain, held out' if own[0]['in_domain'] else 'Another domain'}: {_counts(own, item)}."
                 if by_fraction
                 else "",
                 tuple(columns),
@@ -151,29 +152,33 @@ def _tables(study: Row, score: str) -> list[ScoreTable]:
     return tables
 
 
-def _column(rows: Sequence[Row], value: Any, *, by_fraction: bool) -> TestColumn:
+def _column(rows: Sequence[Row], value: Any, item: str, *, by_fraction: bool) -> TestColumn:
     if by_fraction:
         own = [row for row in rows if row["fraction"] == value]
-        return TestColumn(f"{value:g}", "of the training slides", own[0]["in_domain"])
+        return TestColumn(f"{value:g}", "of the training groups", own[0]["in_domain"])
     own = [row for row in rows if row["test"] == value]
-    return TestColumn(value, _counts(own), own[0]["in_domain"])
+    return TestColumn(value, _counts(own, item), own[0]["in_domain"])
 
 
-def _counts(rows: Sequence[Row]) -> str:
-    """Images and groups that were tested, and what intervals resample."""
+def _item(study: Row) -> str:
+    return str(study.get("item", "image"))
+
+
+def _counts(rows: Sequence[Row], item: str) -> str:
+    """Images, or slides, and groups that were tested, and what intervals resample."""
     known = [row for row in rows if row["images"] is not None]
     if not known:
         return "not run"
     row = known[0]
-    groups = f" of {row['groups']} slides" if row["resampled"] == "slide" else ""
-    return f"{row['images']} images{groups}; intervals by {row['resampled']}"
+    groups = f" of {row['groups']} groups" if row["resampled"] == "group" else ""
+    return f"{row['images']} {item}s{groups}; intervals by {row['resampled'].replace('image', item)}"
 
 
 def _figures(study: Row, score: str) -> list[Figure]:
     """Curves of the score on each test set, of a study of fractions."""
     if study["kind"] != "scaling" or score not in DRAWN:
         return []
-    rows = [row for row in study["summary"] if row["score"] == score and row["test"]]
+    rows, item = [row for row in study["summary"] if row["score"] == score and row["test"]], _item(study)
     found = []
     for test in dict.fromkeys(row["test"] for row in rows):
         own = [row for row in rows if row["test"] == test]
@@ -184,7 +189,7 @@ def _figures(study: Row, score: str) -> list[Figure]:
             )
             for each in who
         ]
-        told = f"{_counts(own)}. Whiskers: intervals of the mean over runs."
+        told = f"{_counts(own, item)}. Whiskers: intervals of the mean over runs."
         found.append(scaling_figure(curves, title=f"Tested on {test}", score=TITLES[score], told=told))
     return [figure for figure in found if figure is not None]
 

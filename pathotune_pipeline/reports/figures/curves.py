@@ -70,7 +70,7 @@ def scaling_figure(curves: Sequence[StudyCurve], *, title: str, score: str, told
     x_low, x_high = (math.log10(each) for each in (fractions[0], fractions[-1]))
     beside = 0.06 * (x_high - x_low) or 0.5
     plot = Plot(x=(x_low - beside, x_high + beside), y=(low - margin, high + margin), width=_WIDTH, height=_HEIGHT)
-    body = [each for each in plot.axes("Share of the training slides", score) if not _across(each, plot)]
+    body = [each for each in plot.axes("Share of the training groups", score) if not _across(each, plot)]
     for fraction in fractions:
         x = plot.across(math.log10(fraction))
         body += [line(x, plot.top, x, plot.bottom, "grid"), text(x, plot.bottom + 16, f"{fraction:g}", "tick mid")]

@@ -118,6 +118,6 @@ def _about(file: StudyFile, request: StudyRequest, spec: GridSpec | ProtocolSpec
         "headline": SCORES[0],
         "title": file.title or f"Study: {request.kind}",
         "note": file.note,
-        "unit": "images" if file.slides is None else "slides",
+        "item": "image" if file.slides is None else "slide",
         "settings": {request.kind: spec.model_dump(mode="json")},
     }

@@ -13,9 +13,6 @@ from pathotune_pipeline.provenance import short
 from pathotune_pipeline.tuning.studies.cell import Cell, CellRecord, Items
 
 UNTOLD = CellRecord("not run", "not computed yet: the study was stopped before")
-UNITS = {"group": "slide", "image": "image", "group or image": "slide or image"}
-"""What intervals resample, as tables say it; a slide stands for whatever the data's groups are."""
-
 CELL_COLUMNS = (
     "encoder", "method", "train_domain", "fraction", "fold", "seed", "status", "reason", "test", "in_domain",
     "train_images", "train_groups", "val_images", "test_images", "test_groups", *SCORES,
@@ -58,7 +55,7 @@ class SummaryRow:
         """Its columns, None where there is no value."""
         own = {name: getattr(self, name) for name in SUMMARY_COLUMNS if hasattr(self, name)}
         told = asdict(self.value) if self.value else {}
-        unit = UNITS[self.value.unit] if self.value else None
+        unit = self.value.unit if self.value else None
         return dict.fromkeys(SUMMARY_COLUMNS) | own | _known(told) | {"resampled": unit}
 
 

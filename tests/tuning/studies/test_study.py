@@ -62,11 +62,11 @@ def test_scaling_from_file_to_page_and_nothing_twice(
     assert "texture, linear" in told
     summary = table(tmp_path / "summary.csv")
     known = {(row["test"], row["resampled"], row["in_domain"]) for row in summary}
-    assert known == {("a", "slide", "yes"), ("b", "image", "no")}
+    assert known == {("a", "group", "yes"), ("b", "image", "no")}
     best = [row for row in summary if (row["method"], row["fraction"], row["score"]) == ("linear", "1.0", "auroc")]
     assert [float(row["mean"]) > 0.95 for row in best] == [True, True]
     page = (tmp_path / "study.html").read_text()
-    for said in ("Pink against violet", "intervals by slide", "intervals by image", "<svg", "±"):
+    for said in ("Pink against violet", "intervals by group", "intervals by image", "<svg", "±"):
         assert said in page
     assert "<script" not in page
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}

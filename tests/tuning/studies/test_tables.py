@@ -24,9 +24,7 @@ def computed(patches: PatchSet, out: Path, spec: ScalingSpec, *more: Contender) 
     return grid, dict(records_of(ledger, list(grid.cells)))
 
 
-def tables(
-    out: Path, patches: PatchSet, grid: Grid, records: dict[str, CellRecord]
-) -> tuple[list[dict[str, str]], ...]:
+def tables(out: Path, grid: Grid, records: dict[str, CellRecord]) -> tuple[list[dict[str, str]], ...]:
     write_tables(out, grid, records, draws=1000, about={"kind": "scaling"})
     return tuple(list(csv.DictReader(io.StringIO((out / name).read_text()))) for name in ("cells.csv", "summary.csv"))
 
@@ -45,7 +43,7 @@ def test_every_cell_and_test_set_has_a_row_done_or_not(tmp_path: Path) -> None:
         assert row["auroc"] == row["seconds"] == ""
     assert {row["reason"] for row in by_status["failed"]} == {"ValueError: the optimiser ran away"}
     units = {row["test"]: row["resampled"] for row in summary if row["mean"]}
-    assert units == {"lab-a": "slide", "lab-b": "slide", "lab-c": "image"}
+    assert units == {"lab-a": "group", "lab-b": "group", "lab-c": "image"}
     assert {row["in_domain"] for row in summary if row["test"] == "lab-a"} == {"yes"}
     assert {row["in_domain"] for row in summary if row["test"] != "lab-a"} == {"no"}
 
