@@ -134,6 +134,8 @@ def attach(module: nn.Module, spec: AdapterSpec, *, texts: torch.Tensor | None =
     Raises:
         SpecError: the network cannot be adapted, or texts are missing or not wanted.
     """
+    while isinstance(compiled := getattr(module, "_orig_mod", None), nn.Module):
+        module = compiled  # torch.compile's wrapper would run the graph that knows no hooks
     network = clone_shared(module).eval()
     backbone = check_backbone(network)
     if (texts is None) == spec.needs_texts():

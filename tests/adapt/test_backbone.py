@@ -10,6 +10,9 @@ from torch import nn
 
 from pathotune_pipeline.adapt.attach import attach
 from pathotune_pipeline.adapt.backbone import check_backbone, clone_shared, trunk_of
+from pathotune_pipeline.adapt.lora import target_layers
+from pathotune_pipeline.encoders.catalogue import catalogue
+from pathotune_pipeline.encoders.network import build_network
 from pathotune_pipeline.errors import SpecError
 from tests.adapt.toys import DEPTH, DIM, KINDS, METHODS, PATCH, fresh, moved, pixels, snapshot, spec_of, texts, vit
 
@@ -96,3 +99,19 @@ def test_the_base_keeps_no_hook_and_no_changed_attribute() -> None:
             fresh(module, spec_of(method, targets="all"))
         assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
         assert [getattr(part, "num_prefix_tokens", None) for part in module.modules()] == prefixes
+
+
+def test_every_transformer_of_the_catalogue_can_be_adapted() -> None:
+    refused = set()
+    for name, card in catalogue().items():
+        two_blocks = {**card.arguments, "depth": 2} if card.architecture.startswith("vit") else card.arguments
+        with torch.device("meta"):
+            network = build_network(card.with_values(arguments=two_blocks))
+        try:
+            backbone = check_backbone(network)
+        except SpecError:
+            refused.add(name)
+            continue
+        attention, every = (target_layers(backbone, all_linear=all_linear) for all_linear in (False, True))
+        assert (len(attention), len(every)) == (4, 8), name
+    assert refused == {"resnet50", "convnext-b"}
