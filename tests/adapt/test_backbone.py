@@ -26,8 +26,11 @@ def test_the_trunk_is_found_whatever_stands_around_it(kind: str) -> None:
     assert (backbone.extras_at is not None) == kind.startswith("rotary")
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*(("resnet18", method) for method in METHODS), ("convnext_atto", "lora"), ("swin_tiny_patch4_window7_224", "lora"),
+     ("beit_base_patch16_224", "vpt-deep")],
+)  # fmt: skip
 def test_what_has_no_sequence_to_lengthen_is_refused_with_the_reason(name: str, method: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name, pretrained=False)
