@@ -38,6 +38,11 @@ def test_what_has_no_sequence_to_lengthen_is_refused_with_the_reason(name: str, 
         attach(module, spec_of(method), texts=texts() if method == "pathotune" else None)
 
 
+def test_a_second_adapter_on_top_of_one_is_refused() -> None:
+    with pytest.raises(SpecError, match="has an adapter already"):
+        attach(fresh(vit(), spec_of("vpt-deep")), spec_of("lora"))
+
+
 def test_a_transformer_that_walks_its_own_way_is_refused() -> None:
     class Skipping(VisionTransformer):
         def forward_features(self, x: torch.Tensor, **rest: object) -> torch.Tensor:
