@@ -55,6 +55,13 @@ def test_tokens_enter_flow_and_leave_as_the_scopes_say(kind: str, text_scope: st
     assert torch.allclose(adapted(pixels()), module.forward_head(expected), atol=1e-5)
 
 
+def test_the_frozen_part_cannot_be_called_without_its_tokens() -> None:
+    adapted = fresh(vit(), spec_of("pathotune", tvp=False))
+    adapted(pixels())
+    with pytest.raises(RuntimeError, match="call the AdaptedNetwork itself"):
+        adapted.network(pixels())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_transformer_takes_all_three(kind: str) -> None:
     module = frozen(kind)
