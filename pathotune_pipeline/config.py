@@ -45,6 +45,7 @@ _HOMES = {
     "predict": "models.quality:PredictSpec",
     "heatmap": "models.heatmap:HeatmapSpec",
     "import": "exchange.geometry:ImportSpec",
+    "patches": "tuning.patches.spec:PatchSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

@@ -20,6 +20,7 @@ NAMES = frozenset(
         "store.placed",
         "store.committed",
         "cache.written",
+        "patches.written",
         "gc.record",
         "gc.group",
     }

@@ -102,7 +102,15 @@ def test_default_yaml_is_written_from_the_specs() -> None:
 def test_every_setting_has_one_flag_and_a_sentence() -> None:
     from pathotune_pipeline import config
 
-    groups = ((*config.EXTRACTION, "execution"), ("crossval",), ("model",), ("evaluate",), ("predict",), ("heatmap",))
+    groups = (
+        (*config.EXTRACTION, "execution"),
+        ("crossval",),
+        ("model",),
+        ("evaluate",),
+        ("predict",),
+        ("heatmap",),
+        ("patches",),
+    )
     for group in groups:
         flags: list[str] = []
         for section in group:
