@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -10,10 +10,12 @@ from torch import nn
 from pathotune_pipeline.adapt.backbone import Backbone, check_backbone, clone_shared
 from pathotune_pipeline.adapt.lora import LowRankChanges
 from pathotune_pipeline.adapt.pathotune import InstancePrompts, TextPrompts
-from pathotune_pipeline.adapt.spec import AdapterSpec
+from pathotune_pipeline.adapt.spec import AdapterSpec, Scope
 from pathotune_pipeline.adapt.stream import Counts, TokenStream, run_passing
 from pathotune_pipeline.adapt.vpt import VisualPrompts
 from pathotune_pipeline.errors import SpecError, UsageError
+
+P = TypeVar("P", bound=nn.Module)
 
 
 class AdaptedNetwork(nn.Module):
@@ -44,7 +46,8 @@ class AdaptedNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
         """Dropout of the adapter as told; the network stays as in use, drop-path and dropout off."""
-        if mode and "low_rank" in self.adapter and self.adapter["low_rank"].is_merged:
+        low_rank = self._part(LowRankChanges)
+        if mode and low_rank is not None and low_rank.is_merged:
             raise UsageError(
                 "train: LoRA's changes are merged into the weights, where nothing trains them. unmerge() first."
             )
@@ -71,7 +74,8 @@ class AdaptedNetwork(nn.Module):
         Raises:
             SpecError: the adapter has no text of that number.
         """
-        known = len(self.adapter["text"].embeddings) if "text" in self.adapter else 1
+        text = self._part(TextPrompts)
+        known = 1 if text is None else len(text.embeddings)
         asked = torch.as_tensor(index)
         if asked.is_floating_point() or asked.ndim > 1 or asked.numel() == 0 or asked.min() < 0 or asked.max() >= known:
             raise SpecError(f"select_text: {index} was asked for; the adapter has texts 0 to {known - 1}.")
@@ -79,16 +83,20 @@ class AdaptedNetwork(nn.Module):
 
     def _tokens(self, pixels: torch.Tensor) -> torch.Tensor | None:
         """Tokens of the text and of the instances, the carried ones first: [B, n, D]."""
-        made: list[tuple[str, torch.Tensor]] = []
-        if "text" in self.adapter:
-            made.append(
-                (self.spec.text_scope, self.adapter["text"](self._text_numbers(pixels)).expand(len(pixels), -1, -1))
-            )
-        if "instance" in self.adapter:
-            made.append((self.spec.instance_scope, self.adapter["instance"](pixels)))
-        if not made:
-            return None
-        return torch.cat([tokens for _, tokens in sorted(made, key=lambda pair: pair[0] == "deep")], 1)
+        made: dict[Scope, list[torch.Tensor]] = {"first": [], "deep": []}
+        text, instance = self._part(TextPrompts), self._part(InstancePrompts)
+        if text is not None:
+            made[self.spec.text_scope].append(text(self._text_numbers(pixels)).expand(len(pixels), -1, -1))
+        if instance is not None:
+            made[self.spec.instance_scope].append(instance(pixels))
+        tokens = made["first"] + made["deep"]
+        return torch.cat(tokens, 1) if tokens else None
+
+    def _part(self, kind: type[P]) -> P | None:
+        for part in self.adapter.children():
+            if isinstance(part, kind):
+                return part
+        return None
 
     def _text_numbers(self, pixels: torch.Tensor) -> torch.Tensor:
         numbers = torch.as_tensor(self._text, device=pixels.device).reshape(-1)
@@ -101,13 +109,13 @@ class AdaptedNetwork(nn.Module):
 
     def merge(self) -> None:
         """Put LoRA's changes into the layers' weights; their shared memory is left alone. No other adapter has any."""
-        if "low_rank" in self.adapter:
-            self.adapter["low_rank"].merge(check_backbone(self.network))
+        if (low_rank := self._part(LowRankChanges)) is not None:
+            low_rank.merge(check_backbone(self.network))
 
     def unmerge(self) -> None:
         """Take LoRA's changes out of the weights again: they are what they were, bit by bit."""
-        if "low_rank" in self.adapter:
-            self.adapter["low_rank"].unmerge(check_backbone(self.network))
+        if (low_rank := self._part(LowRankChanges)) is not None:
+            low_rank.unmerge(check_backbone(self.network))
 
     def for_inference(self) -> nn.Module:
         """The same function in its fastest form, in eval mode; this network is left as it is.
@@ -116,10 +124,8 @@ class AdaptedNetwork(nn.Module):
         Prompts: a network over the same memory.
         """
         twin = clone_shared(self).eval()
-        if "low_rank" not in twin.adapter:
-            return twin
         twin.merge()
-        return twin.network
+        return twin.network if "low_rank" in twin.adapter else twin
 
 
 def attach(module: nn.Module, spec: AdapterSpec, *, texts: torch.Tensor | None = None) -> AdaptedNetwork:
@@ -134,6 +140,10 @@ def attach(module: nn.Module, spec: AdapterSpec, *, texts: torch.Tensor | None =
     Raises:
         SpecError: the network cannot be adapted, or texts are missing or not wanted.
     """
+    if isinstance(module, AdaptedNetwork):
+        raise SpecError("adapter: the network has an adapter already. Attach to the encoder's own network.")
+    while isinstance(compiled := getattr(module, "_orig_mod", None), nn.Module):
+        module = compiled  # torch.compile's wrapper would run the graph that knows no hooks
     network = clone_shared(module).eval()
     backbone = check_backbone(network)
     if (texts is None) == spec.needs_texts():
@@ -147,8 +157,9 @@ def attach(module: nn.Module, spec: AdapterSpec, *, texts: torch.Tensor | None =
     device = next(network.parameters()).device
     if device.type != "meta":
         adapted.adapter.to(device)
-    if "low_rank" in parts:
-        parts["low_rank"].hook(backbone)  # type: ignore[operator]
+    low_rank = parts.get("low_rank")
+    if isinstance(low_rank, LowRankChanges):
+        low_rank.hook(backbone)
     else:
         _stream(spec, backbone, parts).hook(backbone)
     return adapted.train()

@@ -78,8 +78,11 @@ class LowRankChanges(nn.Module):
             handle.remove()
         for layer, change in self._pairs(backbone):
             self._unchanged.append(layer.weight)
-            merged = layer.weight.detach() + change.change().detach().to(layer.weight)
-            layer.weight = nn.Parameter(merged, requires_grad=False)
+            added = change.change().detach()
+            merged = (
+                layer.weight.detach().to(added.dtype) + added
+            )  # rounded once, where the weights are of half precision
+            layer.weight = nn.Parameter(merged.to(layer.weight.dtype), requires_grad=False)
 
     def unmerge(self, backbone: Backbone) -> None:
         """Give the layers back the weights they had, bit by bit, with the changes beside them."""

@@ -15,7 +15,7 @@ from pathotune_pipeline.adapt.spec import AdapterSpec
 from pathotune_pipeline.adapt.vpt import prompt_bound
 from pathotune_pipeline.errors import SpecError
 
-REFINE_WIDTHS = (64, 128, 192, 256)
+REFINE_WIDTHS = (32, 64, 128, 256)
 """Channels of the refine module at strides 4, 8, 16 and 32."""
 
 

@@ -103,9 +103,12 @@ class TokenStream:
         rows = []
         if self.entering is not None:
             rows.append(self.entering(len(output)).to(output.dtype))
-        passed = _PASSING.tokens
-        if passed is not None:
-            rows.append(passed.to(output.dtype))
+        elif _PASSING.tokens is None:
+            raise RuntimeError(
+                "the frozen part of an adapted network was called without it: call the AdaptedNetwork itself."
+            )
+        if _PASSING.tokens is not None:
+            rows.append(_PASSING.tokens.to(output.dtype))
         return self._insert(output, rows, behind=0)
 
     def _before(

@@ -10,6 +10,9 @@ from torch import nn
 
 from pathotune_pipeline.adapt.attach import attach
 from pathotune_pipeline.adapt.backbone import check_backbone, clone_shared, trunk_of
+from pathotune_pipeline.adapt.lora import target_layers
+from pathotune_pipeline.encoders.catalogue import catalogue
+from pathotune_pipeline.encoders.network import build_network
 from pathotune_pipeline.errors import SpecError
 from tests.adapt.toys import DEPTH, DIM, KINDS, METHODS, PATCH, fresh, moved, pixels, snapshot, spec_of, texts, vit
 
@@ -23,13 +26,21 @@ def test_the_trunk_is_found_whatever_stands_around_it(kind: str) -> None:
     assert (backbone.extras_at is not None) == kind.startswith("rotary")
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*(("resnet18", method) for method in METHODS), ("convnext_atto", "lora"), ("swin_tiny_patch4_window7_224", "lora"),
+     ("beit_base_patch16_224", "vpt-deep")],
+)  # fmt: skip
 def test_what_has_no_sequence_to_lengthen_is_refused_with_the_reason(name: str, method: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name, pretrained=False)
     with pytest.raises(SpecError, match=f"{type(module).__name__} is neither timm's VisionTransformer nor its Eva"):
         attach(module, spec_of(method), texts=texts() if method == "pathotune" else None)
+
+
+def test_a_second_adapter_on_top_of_one_is_refused() -> None:
+    with pytest.raises(SpecError, match="has an adapter already"):
+        attach(fresh(vit(), spec_of("vpt-deep")), spec_of("lora"))
 
 
 def test_a_transformer_that_walks_its_own_way_is_refused() -> None:
@@ -96,3 +107,19 @@ def test_the_base_keeps_no_hook_and_no_changed_attribute() -> None:
             fresh(module, spec_of(method, targets="all"))
         assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
         assert [getattr(part, "num_prefix_tokens", None) for part in module.modules()] == prefixes
+
+
+def test_every_transformer_of_the_catalogue_can_be_adapted() -> None:
+    refused = set()
+    for name, card in catalogue().items():
+        two_blocks = {**card.arguments, "depth": 2} if card.architecture.startswith("vit") else card.arguments
+        with torch.device("meta"):
+            network = build_network(card.with_values(arguments=two_blocks))
+        try:
+            backbone = check_backbone(network)
+        except SpecError:
+            refused.add(name)
+            continue
+        attention, every = (target_layers(backbone, all_linear=all_linear) for all_linear in (False, True))
+        assert (len(attention), len(every)) == (4, 8), name
+    assert refused == {"resnet50", "convnext-b"}

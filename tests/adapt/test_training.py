@@ -145,8 +145,9 @@ def test_threads_that_share_a_backbone_get_what_they_get_alone(method: str) -> N
     assert wrong == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["class token", "rotary"])
+@pytest.mark.parametrize(
+    ("kind", "method"), [*(("class token", method) for method in METHODS), ("rotary", "pathotune")]
+)
 def test_compiled_is_eager_and_not_frozen(kind: str, method: str) -> None:
     module = frozen(kind)
     adapted = moved(module, spec_of(method))
@@ -158,6 +159,17 @@ def test_compiled_is_eager_and_not_frozen(kind: str, method: str) -> None:
         assert torch.equal(adapted(pixels()), eager)
         assert torch.allclose(compiled(pixels(seed=8)), adapted(pixels(seed=8)), atol=1e-5)
     assert not torch.allclose(eager, plain, atol=1e-3)
+
+
+def test_an_adapter_on_a_compiled_network_is_not_lost_in_its_graph() -> None:
+    module = frozen("class token")
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="eager", dynamic=False)
+    with torch.inference_mode():
+        plain = compiled(pixels())
+        adapted = moved(compiled, spec_of("vpt-deep"))
+        assert torch.equal(adapted(pixels()), moved(module, spec_of("vpt-deep"))(pixels()))
+        assert torch.equal(compiled(pixels()), plain)
 
 
 @pytest.mark.parametrize("method", METHODS)

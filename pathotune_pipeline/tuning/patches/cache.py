@@ -23,6 +23,7 @@ from pathotune_pipeline.archive.identity import IdentityCache, content_hash
 from pathotune_pipeline.errors import SlideError, UsageError
 from pathotune_pipeline.failpoints import failpoint
 from pathotune_pipeline.provenance import fingerprint
+from pathotune_pipeline.spec import hashed_values
 from pathotune_pipeline.store.files import parse_json, sync_folder, sync_tree, to_json
 from pathotune_pipeline.tuning.patches.decode import CropSpec, Decoded
 from pathotune_pipeline.tuning.patches.ref import PatchRef
@@ -87,7 +88,7 @@ def patches_key(refs: Sequence[PatchRef], crop: CropSpec, identities: dict[Path,
         "side_px": crop.side_px,
         "mpp": crop.mpp,
         "refuse_edge": crop.refuse_edge,
-        "slide": crop.slide.model_dump(mode="json"),
+        "slide": hashed_values(crop.slide),
         "patches": patches.hexdigest(),
     }
     return fingerprint("patches", REVISION, parts)[:_KEY_DIGITS]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from pathotune_pipeline.archive.identity import redact
-from pathotune_pipeline.errors import SlideError, TileReadError
-from pathotune_pipeline.geometry import Mpp
+from pathotune_pipeline.errors import ScaleError, SlideError, TileReadError
+from pathotune_pipeline.geometry import Mpp, choose_level
 from pathotune_pipeline.slides.open import open_checked, open_slide
 from pathotune_pipeline.slides.pyramid import RegionPlan, plan_region, read_planned
 from pathotune_pipeline.slides.slide import Slide, SlideInfo, SlideSpec
@@ -109,6 +109,12 @@ def crop_plan(info: SlideInfo, crop: CropSpec) -> RegionPlan:
     """
     side = (crop.side_px, crop.side_px)
     if crop.mpp is not None:
+        finest = info.level_mpps()
+        if choose_level(finest, crop.mpp) is None:
+            raise ScaleError(
+                f"patches of {crop.mpp:g} um/px were asked for, but its finest level has {finest[0]:.4g}: reading it would "
+                f"invent detail. Ask for --patch-mpp {finest[0]:.3g} or coarser."
+            )
         return plan_region(info, crop.mpp, side)
     mpp = info.mpp or Mpp.square(1.0)
     return RegionPlan(0, mpp.mean, side, side, (float(crop.side_px), float(crop.side_px)), 1.0, 0.0)

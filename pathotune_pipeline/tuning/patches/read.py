@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from pathotune_pipeline.errors import ManifestError, SpecError, UsageError
-from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.tuning.patches.annotated import list_annotated
 from pathotune_pipeline.tuning.patches.cache import Kept, keep_decoded
 from pathotune_pipeline.tuning.patches.coco import list_coco
@@ -22,16 +21,13 @@ from pathotune_pipeline.tuning.patches.spec import Kind, PatchSpec
 from pathotune_pipeline.tuning.patches.table import join_slides, list_table
 
 
-def read_patches(
-    spec: PatchSpec, *, side_px: int | None = None, mpp: float | None = None, slide: SlideSpec | None = None
-) -> PatchSet:
+def read_patches(spec: PatchSpec, *, side_px: int | None = None, mpp: float | None = None) -> PatchSet:
     """Read labelled patches. All that can be wrong with names, labels and groups is told before a pixel is read.
 
     Args:
         spec: what is read.
         side_px: side where the spec says none: the encoder's.
         mpp: um/px of patches of slides where the spec says none: the encoder's. Whole images are taken as they are.
-        slide: how slides are opened; the defaults where None.
 
     Returns:
         The patches in the source's order, in memory or mapped from `spec.cache`.
@@ -41,8 +37,7 @@ def read_patches(
             is no room for the pixels.
         SlideError: an annotation file cannot be used.
     """
-    slide = slide or SlideSpec()
-    crop = CropSpec(spec.side_px or side_px or 0, spec.mpp or mpp, spec.edge == "refuse", slide)
+    crop = CropSpec(spec.side_px or side_px or 0, spec.mpp or mpp, spec.edge == "refuse", spec.slide)
     listing, labels, classes = list_patches(spec, crop)
     if not crop.side_px:
         crop = replace(crop, side_px=_own_side(listing))

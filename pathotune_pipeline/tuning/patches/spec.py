@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.spec import Spec, setting
 
 Kind = Literal["auto", "folder", "table", "coco", "annotations"]
@@ -118,6 +119,8 @@ class PatchSpec(Spec):
     threads: int | None = setting(
         None, "Threads that read patches; empty: one for each core.", flag="patch-threads", hashed=False, gt=0
     )
+
+    slide: SlideSpec = SlideSpec()
 
     @field_validator("rename", mode="before")
     @classmethod

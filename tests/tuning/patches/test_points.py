@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from pathotune_pipeline.errors import ManifestError, SpecError
-from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.tuning.patches import PatchSet, PatchSpec, read_patches
 from tests.tuning.patches.conftest import MPP, place_coded
 
@@ -58,10 +57,10 @@ def test_patches_at_another_scale_cover_that_much_tissue(points: Callable[..., P
         for image, (x, y) in zip(patches.images, [(200, 200), (301, 120)], strict=True):
             region = PIXELS[y - 32 : y + 32, x - 32 : x + 32]
             assert np.array_equal(image, cv2.resize(region, (32, 32), interpolation=cv2.INTER_AREA))
-    with pytest.raises(ManifestError, match="invent detail"):
+    with pytest.raises(ManifestError, match=r"invent detail\. Ask for --patch-mpp 0\.5"):
         read(source, mpp=MPP / 2)
     # A user's word about the scale goes before the file's: 2 * MPP is level 0 then.
-    patches = read_patches(PatchSpec(source=source, mpp=2 * MPP), side_px=32, slide=SlideSpec(mpp_override=2 * MPP))
+    patches = read(source, mpp=2 * MPP, slide={"mpp_override": 2 * MPP})
     assert np.array_equal(patches.images[0], PIXELS[184:216, 184:216])
 
 

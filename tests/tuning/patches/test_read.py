@@ -205,11 +205,14 @@ def test_patches_without_any_label(table_of: Callable[..., Path]) -> None:
 def test_settings_come_from_flags_and_files(tmp_path: Path) -> None:
     parser = Parser()
     add_settings(parser, ["patches"])
-    flags = parser.parse_args(["--patches", "a.csv", "--patch-classes", "x", "y", "--patch-px", "64"])
+    flags = parser.parse_args(
+        ["--patches", "a.csv", "--patch-classes", "x", "y", "--patch-px", "64", "--mpp-override", "1"]
+    )
     (tmp_path / "c.yaml").write_text("patches:\n  rename: {1: x, two: y}\n  side_px: 32\n")
     spec = config.load(["patches"], tmp_path / "c.yaml", ["patches.edge=refuse"], given(flags))["patches"]
     assert isinstance(spec, PatchSpec)
     assert (spec.source, spec.classes, spec.side_px) == (Path("a.csv"), ("x", "y"), 64)
+    assert spec.slide.mpp_override == 1
     assert (spec.rename, spec.edge) == ({"1": "x", "two": "y"}, "refuse")
 
 
