@@ -29,9 +29,11 @@ from pathotune_pipeline.cli import main as pathotune
 from pathotune_pipeline.store.files import replace_file
 from pathotune_pipeline.tuning.studies.file import merged
 
+SEEN = "The encoder was pretrained on these images too, without their labels."
 PARTS = ("mitosis", "tissue")
 SIDE_PX = 64
 TISSUE_UM = 112.0
+BASELINE = "small-vit, linear probe"
 THOROUGH = {"folds": 5, "steps": 400}
 SMALL = "The encoder is a small network pretrained on a processor: this says how methods behave on it, and nothing of large models."
 
@@ -64,7 +66,9 @@ def main() -> None:
         out.mkdir(exist_ok=True)
         file = out / "study.yaml"
         own["patches"] |= {"side_px": SIDE_PX, "cache": str(given.work / "patches")}
-        file.write_text(yaml.safe_dump({**merged(common, own), "encoders": encoders}, sort_keys=False))
+        file.write_text(
+            yaml.safe_dump({**merged(common, own), "encoders": encoders, "baseline": BASELINE}, sort_keys=False)
+        )
         words = ["study", "scaling", "--study", file, "--out", out, "--jobs", given.jobs, *flags]
         if pathotune([str(word) for word in words]) not in (0, 3):  # 3: some cells failed, each told with its reason
             raise SystemExit(f"{part}: the study could not be run")
@@ -77,7 +81,7 @@ def mitosis(data: Path) -> dict[str, Any]:
     return {
         "title": "Atypical against normal mitotic figures",
         "note": "Trained on amibr, in folds by slide. atnorm-br and atnorm-md are other domains, whose images name no slide: "
-        f"their intervals resample images. {SMALL}",
+        f"their intervals resample images. {SEEN} {SMALL}",
         "patches": {"source": str(data / "mitosis" / "labels.csv")},
         "adapt": {"adapter": {"organ": "tumour", "task": "telling atypical from normal mitotic figures"}},
         "scaling": {"train_domains": ["amibr"]},
@@ -92,7 +96,7 @@ def tissue(data: Path, work: Path) -> dict[str, Any]:
     return {
         "title": "Tissues of one colorectal slide",
         "note": "Labels are another model's, not a pathologist's. Groups are blocks of the one slide that do not touch, so "
-        f"intervals are within this patient. Classes with too few cells are left out. {SMALL}",
+        f"intervals are within this patient. Classes with too few cells are left out. {SEEN} {SMALL}",
         "patches": {"source": str(points), "mpp": TISSUE_UM / SIDE_PX},
         "adapt": {"adapter": {"organ": "colorectal", "task": "telling tissues apart"}},
     }
@@ -117,16 +121,21 @@ def table(out: Path) -> str:
     lines = [
         f"## {out.name}",
         "",
-        "| score | tested on | encoder | method | fraction | mean ± std | interval | runs | images | by |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| score | tested on | encoder | method | fraction | mean ± std | interval | against {BASELINE} | runs | images | by |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: row["score"]):
         said = (
             f"{float(row['mean']):.3f}" + (f" ± {float(row['std']):.3f}" if row["std"] else "") if row["mean"] else "–"
         )
         sure = f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else row["reason"] or "–"
+        apart = "–"
+        if row["difference"] and row["difference_low"]:
+            apart = "{:+.3f} ({:+.3f} to {:+.3f})".format(
+                *(float(row[name]) for name in ("difference", "difference_low", "difference_high"))
+            )
         cells = (
-            row["score"], row["test"], row["encoder"], row["method"], row["fraction"], said, sure,
+            row["score"], row["test"], row["encoder"], row["method"], row["fraction"], said, sure, apart,
             f"{row['runs'] or 0} of {row['cells']}", row["images"], row["resampled"],
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
