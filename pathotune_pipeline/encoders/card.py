@@ -74,7 +74,9 @@ class EncoderSpec(Spec):
         """This Spec once for each encoder and adapter, every one with a single encoder and at most one adapter."""
         plain = self.model_dump()
         return [
-            type(self).parse({**plain, "name": name, "also": (), "adapter": () if adapter == NO_ADAPTER else (adapter,)})
+            type(self).parse(
+                {**plain, "name": name, "also": (), "adapter": () if adapter == NO_ADAPTER else (adapter,)}
+            )
             for name in dict.fromkeys((self.name, *self.also))
             for adapter in dict.fromkeys(self.adapter or (NO_ADAPTER,))
         ]
