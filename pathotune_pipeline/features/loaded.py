@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from pathotune_pipeline.adapt.create import create_adapted_encoder
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.engine.device import pick_device
-from pathotune_pipeline.errors import WeightsError
+from pathotune_pipeline.errors import CorruptDataError, UsageError, WeightsError
 from pathotune_pipeline.features.plan import Recipe
 from pathotune_pipeline.features.resident import Resident
 from pathotune_pipeline.tissue.segmenter import segmenter_recipe
@@ -23,8 +24,8 @@ def loaded_encoder(recipe: Recipe) -> Resident:
     """This process's resident copy of the recipe's encoder, loaded when first asked for.
 
     Raises:
-        WeightsError: the weights or the adapter found here are not those that the run was planned with.
-        UsageError: the adapter's file is not here.
+        WeightsError: the weights or the adapter found here are not those that the run was planned with, or the adapter's
+            file is not here.
         SpecError: this machine has no such device.
     """
     spec, mode = recipe.spec.encoder, recipe.spec.engine.compile
@@ -33,7 +34,7 @@ def loaded_encoder(recipe: Recipe) -> Resident:
     key = f"{spec.model_dump_json()} {mode} {adapter}"
     with _lock:
         if key not in _residents:
-            _residents[key] = Resident(create_adapted_encoder(spec, base=_base(spec)), compile_mode=mode)
+            _residents[key] = Resident(_load(spec), compile_mode=mode)
         resident = _residents[key]
         differs = resident.encoder.recipe() != recipe.encoder
         if differs and adapter:
@@ -47,12 +48,19 @@ def loaded_encoder(recipe: Recipe) -> Resident:
     return resident
 
 
-def _base(spec: EncoderSpec) -> Encoder:
+def _load(spec: EncoderSpec) -> Encoder:
     plain = spec.with_values(adapter=())
     key = plain.model_dump_json()
     if key not in _bases:
         _bases[key] = create_adapted_encoder(plain, device=pick_device(plain.device))
-    return _bases[key]
+    try:
+        return create_adapted_encoder(spec, base=_bases[key])
+    except (UsageError, CorruptDataError) as error:  # what is told is recorded, and folders may bear names
+        folder = f"{Path(spec.adapter[0]).expanduser().parent}/"
+        raise WeightsError(
+            f"{str(error).replace(folder, '')} This is said by a worker: an adapter's file must lie under the same path on "
+            "every machine."
+        ) from None
 
 
 def check_segmenter(recipe: Recipe) -> None:
