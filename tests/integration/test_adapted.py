@@ -10,7 +10,7 @@ import pytest
 
 from pathotune_pipeline.cli import main
 from pathotune_pipeline.store import open_store
-from tests.adapt.files import write_adapter
+from tests.adapt.files import NOTE, write_adapter
 from tests.encoders.checkpoints import write_checkpoint
 
 FAST = ("--set", "crossval.train={epochs: 2, min_epochs: 0}", "--folds", "2", "--seeds", "1", "--head", "mean")
@@ -64,6 +64,9 @@ def test_adapter_to_features_to_model_to_report(
     told(capsys, "crossval", *asked, "--out", tmp_path / "model", *FAST)
     card = json.loads((tmp_path / "model" / "card.json").read_text())
     assert card["features"]["encoder"]["adapter"]["name"] == "breast"
+    readme = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "the adapter `breast` (pathotune" in readme
+    assert NOTE in readme
     told(
         capsys,
         "report",
