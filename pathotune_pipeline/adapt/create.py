@@ -98,7 +98,7 @@ def adapted_card(base: EncoderCard, adapter: AdapterCard, text: int | None = Non
         sha256=adapter.sha256,
         text=adapter.text.texts[text] if adapter.text is not None and text is not None else None,
         text_encoder=adapter.text.encoder if adapter.text is not None else None,
-        note=adapter.note,
+        note="; ".join(note for note in (adapter.note, adapter.text.note if adapter.text else "") if note),
         recipe=recipe,
     )
     marked = adapter.name if "text" not in recipe else f"{adapter.name}#{text}"

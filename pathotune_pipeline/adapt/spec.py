@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import model_validator
 
+from pathotune_pipeline.encoders.text import DEFAULT_TEMPLATE, check_template, fill_template
 from pathotune_pipeline.spec import Spec, setting
 
 AdapterMethod = Literal["vpt-shallow", "vpt-deep", "pathotune", "lora"]
 Scope = Literal["first", "deep"]
-TEMPLATE = "{stain}-stained {organ} histopathology image for {task}; classes: {classes}"
-_PLACES = ("stain", "organ", "task", "classes")
 
 
 class AdapterSpec(Spec):
@@ -42,11 +40,13 @@ class AdapterSpec(Spec):
     )
     instance_scope: Scope = setting("first", "pathotune: the same for the instance's tokens.")
     text_template: str = setting(
-        TEMPLATE, "pathotune: the text, with places for {stain}, {organ}, {task} and {classes}.", min_length=1
+        DEFAULT_TEMPLATE,
+        "pathotune: the text, with {stain}, {organ}, {task}, {classes}; what is in [] goes where its field is empty.",
+        min_length=1,
     )
-    stain: str = setting("H&E", "pathotune: stain, for the text.", min_length=1)
-    organ: str = setting("tissue", "pathotune: organ, for the text.", min_length=1)
-    task: str = setting("classification", "pathotune: task, for the text.", min_length=1)
+    stain: str = setting("H&E", "pathotune: stain, for the text.")
+    organ: str = setting("", "pathotune: organ, for the text.")
+    task: str = setting("", "pathotune: task, for the text.")
     text_encoder: str = setting(
         "hash-ngram", "pathotune: frozen text encoder: hash-ngram, hf:ID-or-path, conch.", min_length=1
     )
@@ -58,14 +58,8 @@ class AdapterSpec(Spec):
     )
 
     @model_validator(mode="after")
-    def _names_known_places(self) -> Self:
-        try:
-            places = {name for _, name, _, _ in string.Formatter().parse(self.text_template) if name is not None}
-        except ValueError as error:
-            raise ValueError(f"text_template is no template ({error}): {self.text_template!r}") from None
-        unknown = sorted(places - set(_PLACES))
-        if unknown:
-            raise ValueError(f"text_template has a place {unknown[0]!r}; known: {', '.join(_PLACES)}")
+    def _template_can_be_filled(self) -> Self:
+        check_template(self.text_template)
         return self
 
     def text(self, classes: Sequence[str]) -> str:
@@ -73,8 +67,12 @@ class AdapterSpec(Spec):
 
         Args:
             classes: names of the classes, in the order of their numbers.
+
+        Raises:
+            SpecError: the template wants a field that is empty, outside its brackets.
         """
-        return self.text_template.format(stain=self.stain, organ=self.organ, task=self.task, classes=", ".join(classes))
+        known = {"stain": self.stain, "organ": self.organ, "task": self.task, "classes": ", ".join(classes)}
+        return fill_template(self.text_template, known)
 
     def needs_texts(self) -> bool:
         """Whether `attach` must be given the embedded texts of the tasks."""

@@ -72,7 +72,7 @@ def add_section(
 
 def _add(group: argparse._ArgumentGroup, leaf: Leaf) -> None:
     inner = strip_optional(leaf.annotation)
-    default = "none" if leaf.default is None else leaf.default
+    default = "none" if leaf.default in (None, ()) else leaf.default
     options: dict[str, Any] = {"dest": leaf.key, "default": None, "help": f"{leaf.help} [{default}]".replace("%", "%%")}
     if inner is bool:
         options["action"] = argparse.BooleanOptionalAction

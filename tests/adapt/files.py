@@ -16,6 +16,7 @@ from pathotune_pipeline.encoders.text import create_text_encoder
 from tests.adapt.toys import spec_of
 
 TASKS = ("grading", "typing")
+NOTE = "hash-ngram knows no language"
 
 
 def write_adapter(
@@ -33,5 +34,5 @@ def write_adapter(
         with torch.no_grad():
             for parameter in adapted.adapter.parameters():
                 parameter.add_(0.2 * torch.randn(parameter.shape))
-    text = TextCard(texts=texts, encoder=reader.name, encoder_sha256=reader.sha256) if asked else None
+    text = TextCard(texts=texts, encoder=reader.name, encoder_sha256=reader.sha256, note=NOTE) if asked else None
     return save_adapter(file, adapted, backbone=encoder.card, name=file.stem, text=text, training={"seed": seed})

@@ -12,9 +12,10 @@ import torch
 from pathotune_pipeline.adapt.create import create_adapted_encoder
 from pathotune_pipeline.adapt.file import load_adapter
 from pathotune_pipeline.encoders.card import EncoderSpec
+from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import CorruptDataError, SpecError, UsageError
-from tests.adapt.files import write_adapter
+from tests.adapt.files import NOTE, write_adapter
 from tests.adapt.toys import METHODS
 from tests.encoders.checkpoints import write_checkpoint
 
@@ -68,6 +69,7 @@ def test_the_card_says_what_is_on_the_encoder(place: Path) -> None:
         "hash-ngram",
     )
     assert "reconstruction" in facts.note
+    assert facts.note.endswith(NOTE)
     assert str(place) not in card.model_dump_json()
     assert card.recipe() == {**plain.recipe(), "adapter": facts.recipe}
     assert facts.recipe["sha256"] == facts.sha256
@@ -147,6 +149,8 @@ def test_what_is_no_adapter_of_this_encoder_is_refused(place: Path, tmp_path: Pa
         create_adapted_encoder(spec(place, "lora.safetensors", name=f"local:{tmp_path / 'other'}"))
     with pytest.raises(UsageError, match=r"trained on local:toy.*stain-texture"):
         create_adapted_encoder(spec(place, "lora.safetensors", name="stain-texture"))
+    with pytest.raises(SpecError, match="taken as it is here"):
+        create_encoder(spec(place, "lora.safetensors"))
     with pytest.raises(SpecError, match="2 were given"):
         create_adapted_encoder(spec(place, "lora.safetensors", "vpt-deep.safetensors"))
 

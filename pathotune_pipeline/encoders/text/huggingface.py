@@ -18,6 +18,8 @@ from pathotune_pipeline.encoders.text.encoder import REVISION, summary_and_parts
 from pathotune_pipeline.errors import MissingExtraError, SpecError, WeightsError
 
 _CLIP = frozenset({"clip", "clip_text_model"})
+_OFFSET = ("roberta", "camembert", "mpnet")
+"""Families that count places from behind their padding token's id."""
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """In the order of preference; pickles are loaded as tensors alone."""
 _BESIDES = ("*.json", "*.txt", "*.model")
@@ -42,7 +44,7 @@ class HuggingFaceText:
         self._model = model.float().eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._clip = model.config.model_type in _CLIP
-        self._longest = min(int(model.config.max_position_embeddings), int(tokenizer.model_max_length))
+        self._longest = _longest_text(model.config, tokenizer)
         parts = f"{REVISION}|{n_tokens}|{state_sha256(self._model)}|{model.config.to_json_string()}"
         self.sha256 = hashlib.sha256(f"{parts}|{_tokenizer_text(tokenizer)}".encode()).hexdigest()
 
@@ -97,9 +99,18 @@ def huggingface_encoder(name: str, n_tokens: int) -> HuggingFaceText:
     return HuggingFaceText(model, tokenizer, name=shown, n_tokens=n_tokens)
 
 
+def _longest_text(config: Any, tokenizer: Any) -> int:
+    """Tokens that fit, special ones included."""
+    places = int(getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length)
+    if any(family in config.model_type for family in _OFFSET):  # their first places are never taken
+        places -= int(config.pad_token_id) + 1
+    return min(places, int(tokenizer.model_max_length))
+
+
 def _load(transformers: Any, folder: Path, asked: str) -> tuple[Any, Any]:
+    own: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # None would ask on the terminal
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, **own)
     except Exception as error:
         raise WeightsError(
             f"{asked}: its config.json names no model that transformers knows ({_first(error)}). Give a repository or a "
@@ -108,12 +119,12 @@ def _load(transformers: Any, folder: Path, asked: str) -> tuple[Any, Any]:
     if getattr(config, "is_encoder_decoder", False):
         raise WeightsError(f"{asked}: {config.model_type} is no encoder of CLIP's or BERT's kind. Give one of those.")
     clip = config.model_type in _CLIP
-    settings: dict[str, Any] = {} if clip or config.model_type != "bert" else {"add_pooling_layer": False}
+    settings: dict[str, Any] = {"add_pooling_layer": False} if config.model_type == "bert" else {}
     kind = transformers.CLIPTextModel if clip else transformers.AutoModel
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **own)
         model, told = kind.from_pretrained(  # what does not fit is told, and refused below
-            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **own, **settings
         )
     except Exception as error:
         raise WeightsError(f"{asked}: cannot be loaded ({_first(error)}). Fetch it anew.") from error

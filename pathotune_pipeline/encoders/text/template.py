@@ -16,6 +16,20 @@ FIELDS = ("stain", "organ", "task", "classes")
 _SECTION = re.compile(r"\[([^\[\]]*)\]")
 
 
+def check_template(template: str) -> None:
+    """Refuse a template that cannot be filled, whatever is known.
+
+    Raises:
+        SpecError: a field of another name, one that is not plain, or brackets that do not match.
+    """
+    for name in _fields(template, template):
+        if name not in FIELDS:
+            raise SpecError(_no_field(name))
+    bare = _SECTION.sub("", template)
+    if "[" in bare or "]" in bare:
+        raise SpecError(f"The text template {template!r} has a bracket without its fellow, or brackets in brackets.")
+
+
 def fill_template(template: str, values: Mapping[str, str | None]) -> str:
     """A template with its fields filled.
 
@@ -26,23 +40,14 @@ def fill_template(template: str, values: Mapping[str, str | None]) -> str:
         values: field -> what is known of it; class names joined by the caller.
 
     Raises:
-        SpecError: a field of another name, an unknown field outside brackets, brackets that do not match, or nothing left.
+        SpecError: as `check_template`; a value of no field, an unknown one outside brackets, or nothing left.
     """
-    known = {name: value.strip() for name, value in values.items() if value and value.strip()}
-    for name in {*values, *_fields(template, template)}:
+    check_template(template)
+    for name in values:
         if name not in FIELDS:
-            raise SpecError(
-                f"The text template has no field {name!r}.{nearest(name, FIELDS)} Known: {', '.join(FIELDS)}."
-            )
-
-    def section(match: re.Match[str]) -> str:
-        inner = match[1]
-        return inner.format_map(known) if set(_fields(inner, template)) <= known.keys() else ""
-
-    bare = _SECTION.sub("", template)
-    if "[" in bare or "]" in bare:
-        raise SpecError(f"The text template {template!r} has a bracket without its fellow, or brackets in brackets.")
-    missing = sorted(set(_fields(bare, template)) - known.keys())
+            raise SpecError(_no_field(name))
+    known = {name: value.strip() for name, value in values.items() if value and value.strip()}
+    missing = sorted(set(_fields(_SECTION.sub("", template), template)) - known.keys())
     if missing:
         raise SpecError(
             f"The text template needs {', '.join(missing)}, and nothing is known of it. Give it, or put its part of the "
@@ -51,13 +56,19 @@ def fill_template(template: str, values: Mapping[str, str | None]) -> str:
     # Sections first cut, then filled: a value may hold brackets of its own.
     pieces, end = [], 0
     for match in _SECTION.finditer(template):
-        pieces += [template[end : match.start()].format_map(known), section(match)]
+        pieces.append(template[end : match.start()].format_map(known))
+        if set(_fields(match[1], template)) <= known.keys():
+            pieces.append(match[1].format_map(known))
         end = match.end()
     pieces.append(template[end:].format_map(known))
     text = " ".join("".join(pieces).split())
     if not text:
         raise SpecError(f"Nothing is left of the text template {template!r}: none of its fields is known. Give one.")
     return text
+
+
+def _no_field(name: str) -> str:
+    return f"The text template has no field {name!r}.{nearest(name, FIELDS)} Known: {', '.join(FIELDS)}."
 
 
 def _fields(part: str, template: str) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from pathotune_pipeline.encoders.text import create_text_encoder
 from pathotune_pipeline.errors import MissingExtraError, SpecError, WeightsError
 from tests.encoders.conftest import in_cache
-from tests.encoders.text.models import write_bert, write_clip
+from tests.encoders.text.models import save, write_bert, write_clip
 
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 TEXT = "H&E-stained colon histopathology image for tumor"
@@ -124,6 +124,30 @@ def test_models_of_another_kind_are_refused(copied: Path) -> None:
     (copied / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
     with pytest.raises(WeightsError, match="names no model that transformers knows"):
         create_text_encoder(f"hf:{copied}")
+
+
+def test_code_of_a_repository_is_never_run(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    own = {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}, "model_type": "evil"}
+    (copied / "config.json").write_text(json.dumps({**config, **own}))
+    (copied / "evil.py").write_text(f"open({str(copied / 'ran')!r}, 'w')")
+    with pytest.raises(WeightsError, match="names no model that transformers knows"):
+        create_text_encoder(f"hf:{copied}")
+    assert not (copied / "ran").exists()
+
+
+def test_places_of_roberta_begin_behind_its_padding(copied: Path) -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=16, pad_token_id=0,
+    )  # fmt: skip
+    save(RobertaModel(config), copied)
+    encoder = create_text_encoder(f"hf:{copied}")
+    assert encoder.encode(["colon " * 13]).isfinite().all()
+    with pytest.raises(SpecError, match="has 16 tokens, and hf:copied takes 15"):
+        encoder.encode(["colon " * 14])
 
 
 def test_texts_that_do_not_fit_are_refused(bert: Path) -> None:
