@@ -4,7 +4,7 @@ For each data set a study of fractions (`pathotune study scaling`): every method
 of the training slides, in folds by slide, tested in domain and, of mitotic figures, in two other domains. Its folder holds
 cells, tables and a page; `adaptation.md` has all scores as they came out. Run it again after a kill: what is there stays.
 
-    python benchmarks/adaptation.py --encoder FOLDER --work DIR [--jobs 2] [mitosis] [tissue] [--data ../shared/data]
+    python benchmarks/adaptation.py --encoder FOLDER --work DIR [--jobs 2] [--part mitosis] [--part tissue] [--data ../shared/data]
 
 The encoder is a small vision transformer of `pathotune pretrain`; `untrained` is the same network with random weights.
 `--thorough` takes five folds and 400 steps rather than three and 120.
@@ -40,17 +40,22 @@ SMALL = "The encoder is a small network pretrained on a processor: this says how
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="both by default")
+    parser.add_argument("--part", action="append", choices=PARTS, help="both by default")
     parser.add_argument("--encoder", type=Path, required=True, help="folder that `pathotune pretrain` wrote")
     parser.add_argument("--work", type=Path, required=True, help="cells, tables and pages; kept for the next time")
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--jobs", type=int, default=2, help="processes; 0 writes tables alone")
     parser.add_argument("--thorough", action="store_true", help="five folds, 400 steps")
-    given, flags = parser.parse_known_args()  # what is not known goes to `study scaling`, such as --steps 60
+    for name in ("steps", "folds", "seeds"):
+        parser.add_argument(f"--{name}", type=int, help="instead of the file's")
+    parser.add_argument("--fractions", type=float, nargs="+", help="instead of the file's")
+    given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     common = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
     if given.thorough:
         common["scaling"] |= THOROUGH
+    asked = {name: getattr(given, name) for name in ("steps", "folds", "seeds", "fractions")}
+    common["scaling"] |= {name: value for name, value in asked.items() if value is not None}
     encoders = {
         "small-vit": {"name": f"local:{given.encoder.resolve()}", "batch_size": 128},
         "untrained": {
@@ -60,7 +65,7 @@ def main() -> None:
         "stain-texture": {"name": "stain-texture", "batch_size": 128},
     }
     pages = []
-    for part in given.parts or PARTS:
+    for part in given.part or PARTS:
         own = mitosis(given.data) if part == "mitosis" else tissue(given.data, given.work)
         out = given.work / part
         out.mkdir(exist_ok=True)
@@ -69,7 +74,7 @@ def main() -> None:
         file.write_text(
             yaml.safe_dump({**merged(common, own), "encoders": encoders, "baseline": BASELINE}, sort_keys=False)
         )
-        words = ["study", "scaling", "--study", file, "--out", out, "--jobs", given.jobs, *flags]
+        words = ["study", "scaling", "--study", file, "--out", out, "--jobs", given.jobs]
         if pathotune([str(word) for word in words]) not in (0, 3):  # 3: some cells failed, each told with its reason
             raise SystemExit(f"{part}: the study could not be run")
         pages.append(table(out))
