@@ -175,9 +175,15 @@ def join_slides(listing: Listing, spec: PatchSpec) -> Listing:
         )
     refs = []
     for ref in listing.refs:
-        told = {name: value for name, value in columns.rest(rows[keys[ref.path]]).items() if value}
-        said = {name: value for name, value in (("domain", ref.domain), ("split", ref.split)) if value}
-        refs.append(replace(ref, **{**told, **said}))
+        told = columns.rest(rows[keys[ref.path]])
+        refs.append(
+            replace(
+                ref,
+                group=told["group"] or ref.group,
+                domain=ref.domain or told["domain"],
+                split=ref.split or told["split"],
+            )
+        )
     return replace(listing, refs=tuple(refs), notes=(*listing.notes, *columns.notes(table)))
 
 

@@ -162,7 +162,7 @@ def test_a_table_of_slides_says_domain_and_split(slides: Path, table: Write) -> 
         ({"images": []}, "'annotations' cannot be used \\(5 is absent\\)"),
         ({"images": [{"id": 5}]}, "'images' cannot be used \\('file_name' is absent\\)"),
         ({"annotations": []}, "no annotation"),
-        ({"annotations": [{"image_id": 5, "category_id": 1, "bbox": [1, 2]}]}, "four numbers"),
+        ({"annotations": [{"image_id": 5, "category_id": 1, "bbox": [1, 2]}]}, "expected 4"),
     ],
 )
 def test_json_that_is_no_coco(slides: Path, changes: dict[str, Any], message: str) -> None:
