@@ -45,7 +45,11 @@ _HOMES = {
     "predict": "models.quality:PredictSpec",
     "heatmap": "models.heatmap:HeatmapSpec",
     "import": "exchange.geometry:ImportSpec",
+    "scaling": "tuning.studies.spec:ScalingSpec",
+    "domains": "tuning.studies.spec:DomainsSpec",
+    "protocol": "tuning.studies.spec:ProtocolSpec",
     "patches": "tuning.patches.spec:PatchSpec",
+    "adapt": "tuning.run.parts:AdaptRunSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

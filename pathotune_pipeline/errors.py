@@ -126,7 +126,14 @@ class WorkerLostError(PathotuneError):
 class MissingExtraError(PathotuneError, ImportError):
     """An optional library is needed and absent."""
 
-    def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs {library}, which is not installed. Install it with: pip install 'pathotune_pipeline[{extra}]'"
-        )
+    def __init__(self, library: str, extra: str, purpose: str, *, source: str | None = None) -> None:
+        """Say what is missing and how it is had.
+
+        Args:
+            library: the module that is absent.
+            extra: of this package that brings it.
+            purpose: what needs it.
+            source: where it is had, for a library that no extra can bring.
+        """
+        how = f"Install it with: pip install 'pathotune_pipeline[{extra}]'" if source is None else source
+        super().__init__(f"{purpose} needs {library}, which is not installed. {how}")

@@ -20,9 +20,12 @@ NAMES = frozenset(
         "store.placed",
         "store.committed",
         "cache.written",
+        "course.saved",
         "patches.written",
         "gc.record",
         "gc.group",
+        "study.fitted",
+        "study.cell",
     }
 )
 _hits: Counter[str] = Counter()

@@ -48,12 +48,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], *, witho
         help="one setting, such as tiles.mpp=0.5",
     )
     for name in names:
-        spec = section(name)
-        group = parser.add_argument_group(name, (spec.__doc__ or "").strip().splitlines()[0])
-        for leaf in leaves(spec, (name,)):
-            # A group of free settings is given by --set or a file.
-            if get_origin(leaf.annotation) is not dict and leaf.key not in without:
-                _add(group, leaf)
+        group = add_section(parser, name, without=without)
         if name == "tiles":
             group.add_argument(
                 "--mag",
@@ -63,9 +58,21 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], *, witho
             )
 
 
+def add_section(
+    parser: argparse.ArgumentParser, name: str, *, without: Collection[str] = ()
+) -> argparse._ArgumentGroup:
+    """Add a flag for every setting of one section but those keys; groups of free settings are for files and --set."""
+    spec = section(name)
+    group = parser.add_argument_group(name, (spec.__doc__ or "").strip().splitlines()[0])
+    for leaf in leaves(spec, (name,)):
+        if get_origin(leaf.annotation) is not dict and leaf.key not in without:
+            _add(group, leaf)
+    return group
+
+
 def _add(group: argparse._ArgumentGroup, leaf: Leaf) -> None:
     inner = strip_optional(leaf.annotation)
-    default = "none" if leaf.default is None else leaf.default
+    default = "none" if leaf.default in (None, ()) else leaf.default
     options: dict[str, Any] = {"dest": leaf.key, "default": None, "help": f"{leaf.help} [{default}]".replace("%", "%%")}
     if inner is bool:
         options["action"] = argparse.BooleanOptionalAction

@@ -31,6 +31,12 @@ VERBS = {
     "audit": Verb("look at every slide before work begins, and write a manifest", "pathotune_pipeline.cli.audit"),
     "extract": Verb("slides to features in a store", "pathotune_pipeline.cli.extract"),
     "encoders": Verb("published encoders: list, check, bundle for offline use", "pathotune_pipeline.cli.encoders"),
+    "adapt": Verb(
+        "an encoder to a task, by labelled patches: probe, prompts, LoRA, all weights", "pathotune_pipeline.cli.adapt"
+    ),
+    "merge-lora": Verb(
+        "a LoRA adapter into its encoder's weights, as an encoder's folder", "pathotune_pipeline.cli.merge"
+    ),
     "tissue": Verb("tissue masks out of a store, and corrected ones back in", "pathotune_pipeline.cli.tissue"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "compare": Verb("whether one model is better than others on the same slides", "pathotune_pipeline.cli.compare"),
@@ -49,6 +55,7 @@ VERBS = {
     "flow": Verb("the same work as Prefect flows", "pathotune_pipeline.cli.flow"),
     "config": Verb("every setting as YAML", "pathotune_pipeline.cli.settings"),
     "pseudonyms": Verb("the pseudonyms of an archive's slides, for label tables", "pathotune_pipeline.cli.pseudonyms"),
+    "study": Verb("methods held against each other: data, domains, a fixed protocol", "pathotune_pipeline.cli.study"),
     "demo": Verb("synthetic slides to a report, in minutes", "pathotune_pipeline.cli.demo"),
 }
 

@@ -42,7 +42,22 @@ def _sets(store: Any) -> list[dict[str, Any]]:
         if name.stage != "tissue":
             facts["tiles"] = sum(record.facts["tiles"] for record in records)
             facts["empty"] = sum(record.facts["tiles"] == 0 for record in records)
+        adapter = _adapter(store, next(iter(records), None)) if name.stage == "features" else None
+        if adapter:
+            facts["adapter"] = adapter
         found.append(facts)
+    return found
+
+
+def _adapter(store: Any, record: Any) -> dict[str, Any] | None:
+    """The adapter on a set's encoder, as one of its slides has it; None where there is none, or nobody can tell."""
+    if record is None:
+        return None
+    try:
+        encoder = dict(store.group(record).attrs).get("encoder") or {}
+    except (OSError, LookupError, ValueError):
+        return None
+    found: dict[str, Any] | None = encoder.get("adapter")
     return found
 
 
@@ -80,6 +95,10 @@ def _print(facts: dict[str, Any]) -> None:
     for each in facts["sets"]:
         tiles = f", {each['tiles']} tiles, {each['empty']} empty" if "tiles" in each else ""
         print(f"  {each['name']}: {each['slides']} slides{tiles}")
+        if "adapter" in each:
+            adapter = each["adapter"]
+            text = f", text {adapter['text']!r} read by {adapter['text_encoder']}" if adapter["text"] else ""
+            print(f"    adapter {adapter['name']}: {adapter['method']}, sha256 {adapter['sha256'][:12]}{text}")
     if not facts["sets"]:
         print("  nothing is committed yet")
     for each in facts["runs"][-5:]:

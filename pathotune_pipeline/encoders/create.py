@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pathotune_pipeline.encoders import catalogue
-from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
+from pathotune_pipeline.encoders.card import NO_ADAPTER, EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.registry import Registry
@@ -58,11 +58,15 @@ def create_encoder(spec: EncoderSpec, *, device: torch.device | str = "cpu") -> 
 
     Raises:
         UnknownNameError: no encoder of that name.
-        SpecError: a setting does not go with it.
+        SpecError: a setting does not go with it, or it names an adapter (`adapt.create` puts those on).
         WeightsError: its weights are absent, gated, or do not fit.
     """
     import torch
 
+    if {*spec.adapter} - {NO_ADAPTER}:
+        raise SpecError(
+            "--adapter: the encoder is taken as it is here. Leave it out; it goes with `pathotune extract`."
+        )
     kind = spec.name.partition(":")[0]
     builder = ENCODERS.get(kind)
     if kind not in catalogue.names():

@@ -75,18 +75,28 @@ class Encoder:
         with torch.inference_mode():
             return self._forward(batch.to(self.device, non_blocking=True))[:count]
 
-    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+    def prepare(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Tiles as the network takes them: resized, cut and normalised, as `encode` does it and in the same precision.
+
+        Args:
+            tiles: uint8 or float of 0 to 255, [B, P, P, 3], on the encoder's device.
+
+        Returns:
+            [B, 3, S, S]; the tiles themselves where the network takes bytes.
+        """
         if self._takes_bytes:
-            return self.module(batch).float()  # [B, D]
-        pixels = batch.permute(0, 3, 1, 2).float()  # [B, 3, P, P]
+            return tiles
+        pixels = tiles.permute(0, 3, 1, 2).float()  # [B, 3, P, P]
         side = self.card.resize_px or self.card.input_px
         if side is not None and side != pixels.shape[-1]:
             pixels = F.interpolate(
                 pixels, size=(side, side), mode=self.card.interpolation, antialias=True, align_corners=False
             ).clamp_(0, 255)
         pixels = _cut_centre(pixels, self.card.input_px)
-        pixels = ((pixels - self._mean) / self._std).to(self.dtype)
-        return self.module(pixels).float()  # [B, D]
+        return ((pixels - self._mean) / self._std).to(self.dtype)
+
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.module(self.prepare(batch)).float()  # [B, D]
 
 
 def _cut_centre(pixels: torch.Tensor, side: int | None) -> torch.Tensor:

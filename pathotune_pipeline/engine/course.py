@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pathotune_pipeline.engine.optimizer import Lookahead, build_optimizer
+from pathotune_pipeline.engine.optimizer import ParameterGroup
 from pathotune_pipeline.engine.schedule import lr_factor
 from pathotune_pipeline.engine.spec import TrainSpec
+from pathotune_pipeline.engine.stepper import Stepper
 from pathotune_pipeline.errors import PathotuneError, UsageError
 
 
@@ -39,7 +40,7 @@ class EpochRecord:
         losses: mean of each loss over the epoch's batches, and of their sum under "total".
         validation: what `validate` returned, or None.
         best: whether this is the best epoch so far.
-        lr: the learning rate it trained with.
+        lr: the learning rate it trained with; where that moves at every step, the one it began with.
         seconds: wall time, validation included, and that of models trained in the same pass.
     """
 
@@ -82,15 +83,16 @@ class Course:
         done: whether all epochs are trained, or patience ran out.
     """
 
-    def __init__(self, model: Learner, spec: TrainSpec) -> None:
+    def __init__(self, model: Learner, spec: TrainSpec, *, groups: Sequence[ParameterGroup] | None = None) -> None:
         """Begin.
 
         Args:
             model: changed in place; lies on its device, as the batches will.
             spec: optimiser, schedule, stopping rule, seed.
+            groups: of the trained parameters, with learning rates of their own; None: one of all.
 
         Raises:
-            UsageError: the model has nothing to train.
+            UsageError: the model has nothing to train, or the groups are not its trained parameters.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
@@ -98,7 +100,8 @@ class Course:
         self.epoch, self.done = 0, False
         self._model, self._spec = model, spec
         self._device = parameters[0].device
-        self._stepper = _Stepper(parameters, spec)
+        self._stepper = Stepper(parameters, spec, groups)
+        self._step, self._steps = 0, 1
         self._states = _seeded_states(spec.seed, self._device)
         self._history: list[EpochRecord] = []
         self._losses: list[dict[str, Tensor]] = []
@@ -121,10 +124,24 @@ class Course:
             for generator, state in zip(generators, before, strict=True):
                 generator.set_state(state)
 
-    def begin_epoch(self) -> None:
-        """To be called before the steps of each epoch."""
+    def begin_epoch(self, *, batches: int | None = None) -> None:
+        """To be called before the steps of each epoch.
+
+        Args:
+            batches: how many there will be; needed where the learning rate moves at every step.
+
+        Raises:
+            UsageError: it is needed, and was not given.
+        """
         self._began_s = time.perf_counter()
-        self._lr = self._stepper.set_lr(self._spec.lr * lr_factor(self._spec, self.epoch))
+        if self._spec.per_step:
+            if batches is None:
+                raise UsageError(
+                    "per_step: the number of an epoch's batches must be known. Give a source with a length."
+                )
+            self._steps = max(1, math.ceil(batches / self._spec.accumulate))
+        self._step = 0
+        self._lr = self._set_lr()
         self._losses = []
         self._model.train()
 
@@ -133,7 +150,9 @@ class Course:
         with self._stepper.autocast():
             losses = self._model.losses(batch)
             total = torch.stack([_wide(value) for value in losses.values()]).sum()
-        self._stepper.add(total)
+        if self._stepper.add(total) and self._spec.per_step and self._step + 1 < self._steps:
+            self._step += 1
+            self._set_lr()
         self._losses.append({name: value.detach() for name, value in losses.items()} | {"total": total.detach()})
 
     def end_epoch(self, validate: Callable[[], float] | None = None) -> EpochRecord:
@@ -168,6 +187,62 @@ class Course:
         last = _on_cpu(self._model)
         return FitResult(self._best_state or last, last, self._best_epoch, tuple(self._history), self._stopped)
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next epochs depend on, and what has been found: tensors, and plain values; between two epochs.
+
+        A course of the same model, spec and batches that is given it goes on as this one would: on a CPU bit for bit.
+        """
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self._model.state_dict(),
+            "best": self._best_state,
+            "optimizer": self._stepper.tensors(),
+            "random": {str(place): state for place, state in enumerate(self._states)},
+        }
+        tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        meta = {
+            "epoch": self.epoch,
+            "done": self.done,
+            "stopped": self._stopped,
+            "best_epoch": self._best_epoch,
+            "best_value": self._best_value if math.isfinite(self._best_value) else None,
+            "pulls": self._stepper.pulls,
+            "history": [asdict(record) for record in self._history],
+        }
+        return tensors, meta
+
+    def resume(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave.
+
+        Args:
+            tensors: on any device.
+            meta: plain values.
+
+        Raises:
+            UsageError: they are of another model or optimiser.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "random": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor
+        own = self._model.state_dict()
+        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in parts["model"].items()}:
+            raise UsageError("The saved course is of another model: its tensors have other names or shapes.")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(parts["model"][name])
+        self._stepper.restore(parts["optimizer"], pulls=int(meta["pulls"]))
+        self._best_state = {name: tensor.cpu() for name, tensor in parts["best"].items()}
+        self._states = [parts["random"][str(place)].cpu() for place in range(len(self._states))]
+        self.epoch, self.done, self._stopped = int(meta["epoch"]), bool(meta["done"]), bool(meta["stopped"])
+        self._best_epoch = int(meta["best_epoch"])
+        self._best_value = math.inf if meta["best_value"] is None else float(meta["best_value"])
+        self._history = [EpochRecord(**record) for record in meta["history"]]
+
+    def _set_lr(self) -> float:
+        return self._stepper.set_lr(
+            self._spec.lr * lr_factor(self._spec, self.epoch, step=self._step, steps=self._steps)
+        )
+
     def _mean_losses(self) -> dict[str, float]:
         if not self._losses:
             raise UsageError(
@@ -197,47 +272,6 @@ class Course:
                 f"epoch {self.epoch}: the validation value is {value}. Lower lr, or look at the validation data."
             )
         return value
-
-
-class _Stepper:
-    """Turns losses into optimiser steps: precision, accumulation, clipping, Lookahead."""
-
-    def __init__(self, parameters: list[nn.Parameter], spec: TrainSpec) -> None:
-        self._parameters, self._spec = parameters, spec
-        self._optimizer = build_optimizer(parameters, spec)
-        self._lookahead = (
-            Lookahead(self._optimizer, steps=spec.lookahead_steps, alpha=spec.lookahead_alpha)
-            if spec.lookahead
-            else None
-        )
-        self._waiting = 0
-
-    def set_lr(self, lr: float) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        return lr
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        if self._spec.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self._parameters[0].device.type, dtype=torch.bfloat16)
-
-    def add(self, loss: Tensor) -> None:
-        (loss / self._spec.accumulate).backward()
-        self._waiting += 1
-        if self._waiting == self._spec.accumulate:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._waiting:
-            return
-        if self._spec.grad_clip:
-            nn.utils.clip_grad_norm_(self._parameters, self._spec.grad_clip)
-        self._optimizer.step()
-        if self._lookahead:
-            self._lookahead.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._waiting = 0
 
 
 @contextmanager

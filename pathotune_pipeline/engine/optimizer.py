@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,28 +13,54 @@ from torch.optim import Adam, AdamW, Optimizer, RAdam
 from pathotune_pipeline.engine.spec import TrainSpec
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> Optimizer:
-    """The optimiser that `spec` names, over the parameters that want a gradient.
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters that learn at a pace of their own.
+
+    Attributes:
+        name: for messages and records.
+        parameters: at least one.
+        lr_scale: share of the run's learning rate, at every step of its schedule.
+        weight_decay: where not the run's.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup], spec: TrainSpec) -> Optimizer:
+    """The optimiser that `spec` names, over the parameters that want a gradient, or over groups of them.
 
     With `decay_vectors=False` biases, norms and other one-dimensional parameters get no weight decay.
     """
-    trained = [p for p in parameters if p.requires_grad]
-    if spec.decay_vectors:
-        groups = [{"params": trained, "weight_decay": spec.weight_decay}]
-    else:
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+    asked = list(parameters)
+    named = [each for each in asked if isinstance(each, ParameterGroup)]
+    if not named:
+        named = [ParameterGroup("all", [each for each in asked if isinstance(each, nn.Parameter)])]
+    groups = [part for group in named for part in _parts(group, spec)]
+    trained = [p for group in groups for p in group["params"]]
     # One pass over each parameter instead of ten: a third of a step with bags of a few tiles.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     match spec.optimizer:
         case "adam":
-            return Adam(groups, lr=spec.lr, fused=fused)
+            return Adam(groups, lr=spec.lr, betas=(0.9, spec.beta2), fused=fused)
         case "adamw":
-            return AdamW(groups, lr=spec.lr, fused=fused)
+            return AdamW(groups, lr=spec.lr, betas=(0.9, spec.beta2), fused=fused)
         case "radam":
-            return RAdam(groups, lr=spec.lr, decoupled_weight_decay=True)
+            return RAdam(groups, lr=spec.lr, betas=(0.9, spec.beta2), decoupled_weight_decay=True)
+
+
+def _parts(group: ParameterGroup, spec: TrainSpec) -> list[dict[str, Any]]:
+    """A group as torch takes it, in two where vectors are spared the decay."""
+    trained = [p for p in group.parameters if p.requires_grad]
+    decay = spec.weight_decay if group.weight_decay is None else group.weight_decay
+    shared = {"lr": spec.lr * group.lr_scale, "lr_scale": group.lr_scale}
+    if spec.decay_vectors:
+        return [{"params": trained, "weight_decay": decay, **shared}]
+    parts = (([p for p in trained if p.ndim > 1], decay), ([p for p in trained if p.ndim <= 1], 0.0))
+    return [{"params": params, "weight_decay": value, **shared} for params, value in parts]
 
 
 class Lookahead:
@@ -44,16 +72,16 @@ class Lookahead:
 
     def __init__(self, optimizer: Optimizer, *, steps: int, alpha: float) -> None:
         self._params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-        self._slow = [p.detach().clone() for p in self._params]
+        self.slow = [p.detach().clone() for p in self._params]
         self._steps, self._alpha = steps, alpha
-        self._done = 0
+        self.done = 0
 
     @torch.no_grad()
     def step(self) -> None:
         """To be called after each step of the inner optimiser."""
-        self._done += 1
-        if self._done % self._steps:
+        self.done += 1
+        if self.done % self._steps:
             return
-        for slow, fast in zip(self._slow, self._params, strict=True):
+        for slow, fast in zip(self.slow, self._params, strict=True):
             slow.lerp_(fast, self._alpha)
             fast.copy_(slow)

@@ -1,4 +1,4 @@
-"""The learning rate's course over the epochs."""
+"""The learning rate's course over the epochs, or over the steps."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import math
 from pathotune_pipeline.engine.spec import TrainSpec
 
 
-def lr_factor(spec: TrainSpec, epoch: int) -> float:
-    """The share of `spec.lr` that epoch `epoch` (from 0) trains with.
+def lr_factor(spec: TrainSpec, epoch: int, *, step: int = 0, steps: int = 1) -> float:
+    """The share of `spec.lr` that a step trains with.
 
     Rises linearly over `warmup_epochs`; then stays at 1 ("constant"), or falls along half a cosine that would
-    reach 0 one epoch after the last ("cosine"), so that every epoch still learns.
+    reach 0 one step after the last ("cosine"), so that every step still learns. With one step an epoch, as by
+    default, these are epochs.
+
+    Args:
+        spec: schedule and epochs.
+        epoch: from 0.
+        step: of the optimiser in that epoch, from 0.
+        steps: of an epoch.
     """
-    if epoch < spec.warmup_epochs:
-        return (epoch + 1) / (spec.warmup_epochs + 1)
+    done, rise, length = epoch * steps + step, spec.warmup_epochs * steps, spec.epochs * steps
+    if done < rise:
+        return (done + 1) / (rise + 1)
     if spec.schedule == "constant":
         return 1.0
-    length = max(1, spec.epochs - spec.warmup_epochs)
-    return 0.5 * (1.0 + math.cos(math.pi * (epoch - spec.warmup_epochs) / length))
+    return 0.5 * (1.0 + math.cos(math.pi * (done - rise) / max(1, length - rise)))

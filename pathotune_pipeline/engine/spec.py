@@ -17,6 +17,7 @@ class TrainSpec(Spec):
     )
     decay_vectors: bool = setting(True, "Decay biases and other parameters of one dimension too.")
     optimizer: Literal["adam", "adamw", "radam"] = setting("adam", "Optimiser: adam, adamw or radam.")
+    beta2: float = setting(0.999, "How slowly the optimiser's mean of squared gradients forgets.", gt=0, lt=1)
     lookahead: bool = setting(False, "Pull the weights back towards a slow copy of themselves (Lookahead).")
     lookahead_steps: int = setting(6, "Optimiser steps between two pulls of Lookahead.", ge=1)
     lookahead_alpha: float = setting(0.5, "Share of the way the slow copy moves at each pull.", gt=0, le=1)
@@ -27,6 +28,7 @@ class TrainSpec(Spec):
         "constant", "Learning rate over the epochs: constant, or cosine down to zero."
     )
     warmup_epochs: int = setting(0, "Epochs over which the learning rate rises linearly to its highest.", ge=0)
+    per_step: bool = setting(False, "Move the learning rate at every step of the optimiser, not at every epoch.")
     grad_clip: float = setting(0.0, "Largest gradient norm; 0 does not clip.", ge=0)
     seed: int = setting(0, "Seed of everything random in the training.", ge=0)
     precision: Literal["fp32", "bf16"] = setting("fp32", "fp32, or bf16 autocast with fp32 weights.")

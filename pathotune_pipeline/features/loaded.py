@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
-from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.adapt.create import create_adapted_encoder
+from pathotune_pipeline.encoders.card import EncoderSpec
+from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.engine.device import pick_device
-from pathotune_pipeline.errors import WeightsError
+from pathotune_pipeline.errors import CorruptDataError, UsageError, WeightsError
 from pathotune_pipeline.features.plan import Recipe
 from pathotune_pipeline.features.resident import Resident
 from pathotune_pipeline.tissue.segmenter import segmenter_recipe
 
 _residents: dict[str, Resident] = {}
+_bases: dict[str, Encoder] = {}
+"""Encoders as they are, never compiled themselves: those with adapters share their weights."""
 _lock = threading.Lock()
 
 
@@ -19,22 +24,43 @@ def loaded_encoder(recipe: Recipe) -> Resident:
     """This process's resident copy of the recipe's encoder, loaded when first asked for.
 
     Raises:
-        WeightsError: the weights found here are not those that the run was planned with.
+        WeightsError: the weights or the adapter found here are not those that the run was planned with, or the adapter's
+            file is not here.
         SpecError: this machine has no such device.
     """
     spec, mode = recipe.spec.encoder, recipe.spec.engine.compile
-    key = f"{spec.model_dump_json()} {mode}"
+    # An adapter is trained again into the same file, and then is another.
+    adapter = recipe.card.adapter.sha256 if recipe.card.adapter is not None else ""
+    key = f"{spec.model_dump_json()} {mode} {adapter}"
     with _lock:
         if key not in _residents:
-            encoder = create_encoder(spec, device=pick_device(spec.device))
-            _residents[key] = Resident(encoder, compile_mode=mode)
+            _residents[key] = Resident(_load(spec), compile_mode=mode)
         resident = _residents[key]
-    if resident.encoder.recipe() != recipe.encoder:
+        differs = resident.encoder.recipe() != recipe.encoder
+        if differs and adapter:
+            del _residents[key]  # of a file that may be put right meanwhile
+    if differs:
+        what = "weights or the adapter" if adapter else "weights"
         raise WeightsError(
-            f"{recipe.card.name}: the weights on this worker differ from those that the run was planned with. "
+            f"{recipe.card.name}: the {what} on this worker differ from those that the run was planned with. "
             "Give every machine the same files."
         )
     return resident
+
+
+def _load(spec: EncoderSpec) -> Encoder:
+    plain = spec.with_values(adapter=())
+    key = plain.model_dump_json()
+    if key not in _bases:
+        _bases[key] = create_adapted_encoder(plain, device=pick_device(plain.device))
+    try:
+        return create_adapted_encoder(spec, base=_bases[key])
+    except (UsageError, CorruptDataError) as error:  # what is told is recorded, and folders may bear names
+        folder = f"{Path(spec.adapter[0]).expanduser().parent}/"
+        raise WeightsError(
+            f"{str(error).replace(folder, '')} This is said by a worker: an adapter's file must lie under the same path on "
+            "every machine."
+        ) from None
 
 
 def check_segmenter(recipe: Recipe) -> None:

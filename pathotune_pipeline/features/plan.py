@@ -84,9 +84,8 @@ class ExtractSpec(Spec):
     staging: StagingSpec = StagingSpec()
 
     def of_each_encoder(self) -> list[ExtractSpec]:
-        """This Spec once for each encoder, every one with a single one: what a set is made with."""
-        names = dict.fromkeys((self.encoder.name, *self.encoder.also))
-        return [self.with_values(encoder={**self.encoder.model_dump(), "name": name, "also": ()}) for name in names]
+        """This Spec once for each encoder and adapter, every one with a single one: what a set is made with."""
+        return [self.with_values(encoder=each.model_dump()) for each in self.encoder.of_each()]
 
     def recorded(self) -> dict[str, Any]:
         """Plain values for records. Folders may bear names: of annotations records say only that they were given, and of
@@ -100,6 +99,7 @@ class ExtractSpec(Spec):
             plain["encoder"]["name"] = f"local:{Path(path).name}"
         if self.encoder.weights is not None:
             plain["encoder"]["weights"] = Path(self.encoder.weights).name
+        plain["encoder"]["adapter"] = [Path(given).name for given in self.encoder.adapter]
         if self.regions.annotations is not None:
             plain["regions"]["annotations"] = "(given)"
         return plain

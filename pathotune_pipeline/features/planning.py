@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pathotune_pipeline.adapt.create import create_adapted_encoder, find_adapter
 from pathotune_pipeline.archive.companions import state_of
 from pathotune_pipeline.archive.identity import IdentityCache, Pseudonymiser, key_of, redact
 from pathotune_pipeline.archive.manifest import Manifest, SlideItem
-from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.encoders.card import NO_ADAPTER
+from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import StoreUnwritableError
 from pathotune_pipeline.features.guidance import Guidance, gather_guidance
 from pathotune_pipeline.features.outcome import Outcome
@@ -67,7 +69,8 @@ def plan_extract(
         only_look: write nothing at all.
 
     Raises:
-        UsageError: the store cannot be written, or a name is unknown.
+        UsageError: the store cannot be written, a name is unknown, or an adapter is not one of this encoder.
+        CorruptDataError: an adapter's file is damaged.
         WeightsError: the encoder's weights cannot be had.
     """
     if only_look:
@@ -75,7 +78,7 @@ def plan_extract(
     else:
         store.initialise()
         store.clear_abandoned()
-    recipes = tuple(_recipe(each) for each in spec.of_each_encoder())
+    recipes = _recipes(spec)
     cache = IdentityCache(store.identity_file, pseudonymiser)
     for recipe in recipes:
         store.remember(recipe.features_set)
@@ -116,9 +119,20 @@ def plan_extract(
     return plan
 
 
-def _recipe(spec: ExtractSpec) -> Recipe:
-    encoder = create_encoder(spec.encoder)
-    return make_recipe(spec, encoder.card, encoder.recipe())
+def _recipes(spec: ExtractSpec) -> tuple[Recipe, ...]:
+    """One for each set. An encoder's weights are read once for all its adapters; two ways to name one set are one."""
+    found: dict[str, Recipe] = {}
+    base: Encoder | None = None
+    for given in spec.encoder.adapter:
+        if given != NO_ADAPTER:
+            find_adapter(given)  # what is wrong with it is known before gigabytes are loaded
+    for each in spec.of_each_encoder():
+        if base is None or base.spec.name != each.encoder.name:
+            base = create_adapted_encoder(each.encoder.with_values(adapter=()))
+        encoder = create_adapted_encoder(each.encoder, base=base)
+        recipe = make_recipe(each, encoder.card, encoder.recipe())
+        found.setdefault(str(recipe.features_set), recipe)
+    return tuple(found.values())
 
 
 def _removed(manifest: Manifest, store: FeatureStore, recipe: Recipe, committed: set[tuple[str, str]]) -> list[str]:

@@ -47,6 +47,7 @@ def card_page(card: Mapping[str, Any]) -> str:
         "## Features",
         f"`{features['name']}`: {features['dim']} numbers a tile of {features['tile_px']} px at {features['mpp']} um/px, encoder "
         f"`{features['encoder'].get('name', 'not known')}`. Features of another recipe are refused.",
+        *_adapter(features["encoder"].get("adapter")),
         "## Licences",
         _table(("what", "licence"), card["licences"].items()),
         "## Training",
@@ -55,6 +56,17 @@ def card_page(card: Mapping[str, Any]) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _adapter(facts: Mapping[str, Any] | None) -> list[str]:
+    """What is on the encoder, and what has to be said of it."""
+    if not facts:
+        return []
+    text = f', with the text "{_cell(facts["text"])}" read by `{facts["text_encoder"]}`' if facts.get("text") else ""
+    return [
+        f"On the encoder is the adapter `{facts['name']}` ({facts['method']}, {facts['parameters']:,} numbers trained, SHA-256 "
+        f"`{facts['sha256'][:12]}`){text}." + (f" Note: {_cell(facts['note'])}." if facts.get("note") else "")
+    ]
 
 
 def _answers(target: Mapping[str, Any]) -> str:

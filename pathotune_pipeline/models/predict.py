@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pathotune_pipeline.adapt.create import create_adapted_encoder
 from pathotune_pipeline.archive.manifest import Manifest
 from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.dataset import read_bag
 from pathotune_pipeline.bags.patients import fuse_by_patient
-from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
 from pathotune_pipeline.features.extract import check_device, extract, may_use_gpus
@@ -119,10 +119,11 @@ def model_extraction(model: Model, changes: Mapping[str, Mapping[str, Any]]) -> 
 
     Raises:
         UsageError: the folder does not say how, or the changes make other features.
+        CorruptDataError: an adapter's file is damaged.
         WeightsError: the encoder's weights cannot be had.
     """
     spec = model.card.features.extract_spec(changes)
-    encoder = create_encoder(spec.encoder)
+    encoder = create_adapted_encoder(spec.encoder)
     model.check_features(recipe_of_spec(make_recipe(spec, encoder.card, encoder.recipe())))
     return spec
 

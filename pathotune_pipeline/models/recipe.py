@@ -14,7 +14,7 @@ from pathotune_pipeline.spec import is_hashed
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
 
-_NEEDED = frozenset({"tissue.segmenter", "regions.annotations"})
+_NEEDED = frozenset({"tissue.segmenter", "regions.annotations", "encoder.adapter"})
 """Settings that are not hashed by themselves and decide features all the same: by what they name."""
 _GIVEN = "(given)"
 _OF_ONE_ARCHIVE = frozenset({"slide.mpp_override", "slide.allow_odd_mpp"})
@@ -67,7 +67,11 @@ class FeatureRecipe:
         plain = self.as_dict()
         names = {"name", "source", "tile_px", "mpp", "licence"}
         encoder = {key: value for key, value in self.encoder.items() if key not in names}
-        return {"mpp": plain["mpp"], "tile_px": plain["tile_px"], "encoder": encoder, **(self.extraction or {})}
+        adapter = encoder.pop("adapter", None)
+        deciding = {"mpp": plain["mpp"], "tile_px": plain["tile_px"], "encoder": encoder, **(self.extraction or {})}
+        if "encoder" in (self.extraction or {}):  # an adapter is known by what it is, not by its file's name
+            deciding["encoder"] = {name: value for name, value in deciding["encoder"].items() if name != "adapter"}
+        return {**deciding, "adapter": adapter["recipe"]} if adapter else deciding
 
     def extract_spec(self, changes: Mapping[str, Mapping[str, Any]]) -> ExtractSpec:
         """The extraction of other slides' features.
@@ -93,6 +97,11 @@ class FeatureRecipe:
         name = str(tree.get("encoder", {}).get("name", ""))
         if name.startswith("local:") and "name" not in changes.get("encoder", {}):
             raise UsageError(f"The model's encoder is {name}, a folder. Say where it lies: --encoder local:PATH.")
+        adapters = tree.get("encoder", {}).get("adapter")
+        if adapters and "adapter" not in changes.get("encoder", {}):
+            raise UsageError(
+                f"The model's encoder has an adapter, {adapters[0]}. Say where its file lies: --adapter PATH."
+            )
         return ExtractSpec.parse(tree, where="recipe of the model")
 
 

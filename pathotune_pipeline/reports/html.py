@@ -148,6 +148,13 @@ def render(view: StoreView, models: list[ModelPanel], pictures: Mapping[str, Pic
     )
 
 
+def render_page(template: str, **values: object) -> str:
+    """A page without a script from a template of ours; the style sheet, its hash and our version are there by name."""
+    style = _asset("style.css")
+    own = {"style": Markup(style), "style_hash": _csp_hash(style), "version": VERSION}
+    return _environment().get_template(template).render(**own, **values)
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -109,6 +109,7 @@ def test_every_setting_has_one_flag_and_a_sentence() -> None:
         ("evaluate",),
         ("predict",),
         ("heatmap",),
+        ("patches", "encoder", "adapt"),
         ("patches",),
     )
     for group in groups:

@@ -1,0 +1,80 @@
+"""Bring an encoder to a task by labelled patches: a probe, an adapter of megabytes, or weights trained further.
+
+The folder holds the adapter (or the network), the classifier, a card with scores, the course of the training and the
+splits. The same command goes on with a training that was cut off. docs/adapting.md says which method is for what.
+
+Example:
+  pathotune adapt   --patches patches.csv --encoder uni --method pathotune --organ breast --task "mitotic figures" --out tuned/
+  pathotune extract --slides archive/ --store store/ --encoder uni --adapter tuned/adapter.safetensors
+  pathotune adapt   --patches patches/ --encoder timm:vit_small_patch16_224 --method full --out network/
+  pathotune extract --slides archive/ --store store/ --encoder local:network/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pathotune_pipeline import config
+from pathotune_pipeline.cli.flags import add_settings, given
+
+_NOT_HERE = ("encoder.also", "encoder.adapter", "adapt.adapter.method")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for what is learnt, and its scores"
+    )
+    where.add_argument("--overwrite", action="store_true", help="replace an older result in --out")
+    add_settings(parser, ("patches", "encoder", "adapt"), without=_NOT_HERE)
+    parser.add_argument("--json", action="store_true", help="print the card as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pathotune_pipeline.encoders.card import EncoderSpec
+    from pathotune_pipeline.tuning.patches.spec import PatchSpec
+    from pathotune_pipeline.tuning.run.parts import AdaptRunSpec
+    from pathotune_pipeline.tuning.run.task import run_adaptation
+
+    sections = ("patches", "encoder", "adapt")
+    settings = config.load(sections, arguments.config, arguments.assignments, given(arguments))
+    encoder, patches, spec = settings["encoder"], settings["patches"], settings["adapt"]
+    assert isinstance(encoder, EncoderSpec)
+    assert isinstance(patches, PatchSpec)
+    assert isinstance(spec, AdaptRunSpec)
+    bar = tqdm(desc=spec.method, unit="epoch", total=spec.train.epochs, disable=True if arguments.json else None,
+               file=sys.stderr)  # fmt: skip
+
+    def told(record: Any) -> None:
+        bar.update(record.epoch + 1 - bar.n)
+
+    with bar:
+        card = run_adaptation(encoder, patches, spec, out=arguments.out, overwrite=arguments.overwrite, on_epoch=told)
+    if arguments.json:
+        print(json.dumps(card))
+        return 0
+    tell(card, arguments.out)
+    return 0
+
+
+def tell(card: dict[str, Any], out: Path) -> None:
+    """Print what was learnt and how well it does."""
+    share = card["trained_parameters"] / max(card["parameters"], 1)
+    print(f"{card['method']} on {card['encoder']['name']}: {card['trained_parameters']:,} trained ({share:.2%})")
+    for part, scores in card["scores"].items():
+        unit = f"{scores['groups']} {scores['unit']}s" if scores["unit"] != "image" else "each image by itself"
+        print(f"{part}: {scores['images']} patches, intervals over {unit}")
+        for name in ("balanced_accuracy", "auroc", "kappa", "weighted_f1"):
+            score = scores[name]
+            value = "undefined" if score["value"] is None else f"{score['value']:.3f}"
+            interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
+            print(f"  {name:<18} {value}{interval}")
+    for note in card["notes"]:
+        print(f"note: {note}")
+    print(f"written to {out}")
