@@ -87,9 +87,14 @@ def build_body(
         raise SpecError(
             f"--method {spec.method}: {encoder.card.name} has no weights that could be adapted. Use linear or knn."
         )
+    if encoder.dtype != torch.float32:
+        raise SpecError(
+            f"--method {spec.method}: {encoder.card.name} was loaded in {encoder.spec.precision}; weights that learn, or "
+            "that learning goes through, are wanted in fp32. Leave --precision out; --train-precision bf16 computes in bf16."
+        )
     if spec.method in ADAPTERS:
         return _adapted(encoder, spec, texts)
-    own = Encoder(copy.deepcopy(encoder.module).float(), encoder.card, encoder.spec, encoder.device)
+    own = Encoder(copy.deepcopy(encoder.module), encoder.card, encoder.spec, encoder.device)
     return _last_blocks(own, spec) if spec.method == "partial" else _whole(own, spec)
 
 

@@ -107,7 +107,7 @@ def _judged(part: Sequence[SlidePool], classes: tuple[str, ...], probs: np.ndarr
 
 
 def _splits(parts: dict[str, list[SlidePool]]) -> Iterable[Sequence[Any]]:
-    yield ["slide", "part", "patient", "label", "tiles"]
+    yield ["slide_id", "part", "case_id", "label", "tiles"]
     for name, part in parts.items():
         yield from ([pool.slide_id, name, pool.group, pool.label, len(pool.tiles)] for pool in part)
 
@@ -115,7 +115,7 @@ def _splits(parts: dict[str, list[SlidePool]]) -> Iterable[Sequence[Any]]:
 def _predictions(
     parts: dict[str, list[SlidePool]], probs: dict[str, np.ndarray], classes: tuple[str, ...]
 ) -> Iterable[Sequence[Any]]:
-    yield ["slide", "part", "patient", "label", *(f"prob_{name}" for name in classes)]
+    yield ["slide_id", "part", "case_id", "label", *(f"prob_{name}" for name in classes)]
     for name, rows in probs.items():
         for pool, row in zip(parts[name], rows.tolist(), strict=True):
             yield [pool.slide_id, name, pool.group, pool.label, *row]

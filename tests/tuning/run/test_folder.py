@@ -142,11 +142,11 @@ def test_merged_lora_is_an_encoder_with_the_same_features(table, small_backbone,
 def test_a_killed_command_goes_on(table, small_backbone, tmp_path, capsys):
     out, whole = tmp_path / "tuned", tmp_path / "whole"
     paths = ", ".join(f"t.Path({str(each)!r})" for each in (table, small_backbone, out))
-    code = f"import test_folder as t; t.adapt({paths}, 'vpt-deep')"
+    code = f"import tests.tuning.run.test_folder as t; t.adapt({paths}, 'vpt-deep')"
     environment = {
         **os.environ,
         "PATHOTUNE_FAILPOINT": "course.saved:2",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3])]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     died = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)

@@ -168,7 +168,7 @@ def test_a_command_leaves_an_adapter_that_extraction_takes(labelled, small_backb
         "adapted.json", "adapter.safetensors", "head.safetensors", "history.csv", "predictions.csv", "splits.csv",
     }  # fmt: skip
     with (out / "splits.csv").open() as file:
-        parts = {row["slide"]: row["part"] for row in csv.DictReader(file)}
+        parts = {row["slide_id"]: row["part"] for row in csv.DictReader(file)}
     assert sorted(parts.values()) == ["test"] * 2 + ["train"] * 4 + ["val"] * 2
     assert card["scores"]["test"]["images"] == 2
     assert read_adapter_card(out / "adapter.safetensors").training["slides"] == card["slides"]
@@ -177,6 +177,12 @@ def test_a_command_leaves_an_adapter_that_extraction_takes(labelled, small_backb
     assert main([str(word) for word in extract]) == 0
     (made,) = open_store(tmp_path / "store").sets("features")
     assert len(open_store(tmp_path / "store").records(made)) == 8
+    judge = ["crossval", "--store", tmp_path / "store", "--features", str(made).removeprefix("features-"), "--labels",
+             labelled.labels, "--target", labelled.target, "--head", "mean", "--splits", out / "splits.csv", "--out",
+             tmp_path / "model", "--device", "cpu", "--json"]  # fmt: skip
+    assert main([str(word) for word in judge]) == 0
+    with (tmp_path / "model" / "predictions.csv").open() as file:
+        assert {row["slide_id"] for row in csv.DictReader(file)} == {name for name in parts if parts[name] == "test"}
 
 
 def test_a_learner_holds_no_frozen_weights(encoder):
