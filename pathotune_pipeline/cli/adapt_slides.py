@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--store", type=store_address, required=True, metavar="STORE", help="store with a set of features"
     )
+    where.add_argument(
+        "--manifest", type=Path, default=None, metavar="CSV", help="table of the slides, with ids and scales"
+    )
     where.add_argument("--features", required=True, metavar="NAME", help="the set whose tiles are used")
     where.add_argument(
         "--labels", type=Path, required=True, metavar="CSV", help="table of slides, patients and classes"
@@ -51,7 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
     settings = config.load(sections, arguments.config, arguments.assignments, given(arguments))
     encoder = EncoderSpec.parse(settings["encoder"].model_dump())
     spec = SlideAdaptSpec.parse(settings["adapt_slides"].model_dump())
-    source = SlideSource(arguments.slides, arguments.store, arguments.features, arguments.labels, arguments.target)
+    source = SlideSource(
+        slides=arguments.slides,
+        store=arguments.store,
+        features=arguments.features,
+        labels=arguments.labels,
+        target=arguments.target,
+        manifest=arguments.manifest,
+    )
     return learn(arguments, spec, lambda told: run_slide_adaptation(
         encoder, source, spec, out=arguments.out, overwrite=arguments.overwrite, on_epoch=told
     ))  # fmt: skip

@@ -55,6 +55,7 @@ class SlideSource:
         features: name of the feature set, or the beginning of one.
         labels: table of slides, patients and classes.
         target: its column with the class.
+        manifest: table of the slides, as they were extracted with one.
     """
 
     slides: Path
@@ -62,6 +63,7 @@ class SlideSource:
     features: str
     labels: Path
     target: str
+    manifest: Path | None = None
 
 
 def read_pools(source: SlideSource, *, tiles: int, seed: int) -> tuple[list[SlidePool], list[str]]:
@@ -86,12 +88,13 @@ def read_pools(source: SlideSource, *, tiles: int, seed: int) -> tuple[list[Slid
     features_set = store.find_set(source.features)
     join = join_labels(store.records(features_set), read_table(source.labels).rows, target=source.target)
     dataset = BagDataset(store, features_set, join.labels)
-    items = {item.slide_id: item for item in read_manifest(source.slides).items}
+    items = {item.slide_id: item for item in read_manifest(source.slides, source.manifest).items}
     absent = sorted(record.slide_id for record in dataset.records if record.slide_id not in items)
     if absent:
         raise ManifestError(
             f"--slides {source.slides}: {len(absent)} labelled slides of {source.features} are not there, such as "
-            f"{absent[0]}. Give the folder that they were extracted from."
+            f"{absent[0]}. Give the folder, and the manifest, that they were extracted from; slides of a pseudonymised store "
+            "cannot be found by their names."
         )
     pools = []
     for record in dataset.records:
