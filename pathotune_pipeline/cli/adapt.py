@@ -72,8 +72,12 @@ def learn(arguments: argparse.Namespace, spec: AdaptSpec, work: Callable[[Callab
     """
     quiet = True if arguments.json else None
     bar = tqdm(desc=spec.method, unit="epoch", total=spec.train.epochs, disable=quiet, file=sys.stderr)
+
+    def told(record: EpochRecord) -> None:
+        bar.update(record.epoch + 1 - bar.n)
+
     with bar:
-        card = work(lambda record: bar.update(record.epoch + 1 - bar.n))
+        card = work(told)
     if arguments.json:
         print(json.dumps(card))
     else:
@@ -81,13 +85,20 @@ def learn(arguments: argparse.Namespace, spec: AdaptSpec, work: Callable[[Callab
     return 0
 
 
+_UNITS = {
+    "group": "{} resampled groups",
+    "group or image": "{} resampled groups, and images without one",
+    "image": "resampled images, for none names its group",
+}
+
+
 def tell(card: dict[str, Any], out: Path) -> None:
     """Print what was learnt and how well it does."""
     share = card["trained_parameters"] / max(card["parameters"], 1)
     print(f"{card['method']} on {card['encoder']['name']}: {card['trained_parameters']:,} trained ({share:.2%})")
     for part, scores in card["scores"].items():
-        unit = f"{scores['groups']} {scores['unit']}s" if scores["unit"] != "image" else "each image by itself"
-        print(f"{part}: {scores['images']} {'slides' if 'slides' in card else 'patches'}, intervals over {unit}")
+        unit = _UNITS[scores["unit"]].format(scores["groups"])
+        print(f"{part}: {scores['images']} {'slides' if 'slides' in card else 'patches'}, intervals from {unit}")
         for name in ("balanced_accuracy", "auroc", "kappa", "weighted_f1"):
             score = scores[name]
             value = "undefined" if score["value"] is None else f"{score['value']:.3f}"

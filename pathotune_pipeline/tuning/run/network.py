@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,8 @@ def build_body(
 
 def _adapted(encoder: Encoder, spec: AdaptSpec, texts: Tensor | None) -> Body:
     adapted = attach(encoder.module, spec.adapter.with_values(method=spec.method), texts=texts).to(encoder.device)
-    refine, rest = [], []
+    refine: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in adapted.adapter.named_parameters():
         (refine if name.startswith("instance.refine.") else rest).append(parameter)
     groups = [ParameterGroup("prompts", rest)] if rest else []
@@ -147,7 +148,7 @@ def _by_depth(network: nn.Module, decay: float) -> Iterator[ParameterGroup]:
         yield ParameterGroup(f"depth {depth}", parameters, lr_scale=decay ** (last - depth))
 
 
-def _is_transformer(blocks: object) -> bool:
+def _is_transformer(blocks: object) -> TypeGuard[nn.Sequential | nn.ModuleList]:
     return isinstance(blocks, nn.Sequential | nn.ModuleList) and all(hasattr(block, "attn") for block in blocks)
 
 
