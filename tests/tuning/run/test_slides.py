@@ -100,6 +100,23 @@ def test_the_gradient_of_a_slide_is_that_of_its_tiles_in_one_piece(encoder):
     assert float(gradient.view(-1)[5]) == pytest.approx(float((up - down) / 2e-3), rel=0.05, abs=1e-5)
 
 
+def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(encoder, tmp_path):
+    pools, spec = coloured(), spec_of(head="abmil", method="pathotune", train={**QUICK, "epochs": 4})
+
+    def cut_off(record):
+        if record.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        adapt_slides(encoder, pools, fold=FOLD, spec=spec, out=tmp_path, on_epoch=cut_off)
+    resumed = adapt_slides(encoder, pools, fold=FOLD, spec=spec, out=tmp_path)
+    whole = adapt_slides(encoder, pools, fold=FOLD, spec=spec)
+    assert [each.losses for each in resumed.history] == [each.losses for each in whole.history]
+    assert np.array_equal(resumed.predict(pools), whole.predict(pools))
+    with pytest.raises(UsageError, match="other data or settings"):
+        adapt_slides(encoder, coloured(seed=1), fold=FOLD, spec=spec, out=tmp_path)
+
+
 def test_epochs_hang_on_seed_and_number_alone():
     spec = spec_of()
     batches = SlideBatches(coloured(), [0, 1] * 8, spec)
