@@ -85,7 +85,7 @@ def timm_config(card: EncoderCard, spec: EncoderSpec) -> dict[str, Any]:
                 "as an encoder's folder. Use an adapter: vpt-deep, pathotune or lora."
             )
     side = card.input_px or card.tile_px
-    seen = {
+    seen: dict[str, Any] = {
         "input_size": [3, side, side],
         "mean": card.mean,
         "std": card.std,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -87,15 +87,21 @@ def build_body(
         raise SpecError(
             f"--method {spec.method}: {encoder.card.name} has no weights that could be adapted. Use linear or knn."
         )
+    if encoder.dtype != torch.float32:
+        raise SpecError(
+            f"--method {spec.method}: {encoder.card.name} was loaded in {encoder.spec.precision}; weights that learn, or "
+            "that learning goes through, are wanted in fp32. Leave --precision out; --train-precision bf16 computes in bf16."
+        )
     if spec.method in ADAPTERS:
         return _adapted(encoder, spec, texts)
-    own = Encoder(copy.deepcopy(encoder.module).float(), encoder.card, encoder.spec, encoder.device)
+    own = Encoder(copy.deepcopy(encoder.module), encoder.card, encoder.spec, encoder.device)
     return _last_blocks(own, spec) if spec.method == "partial" else _whole(own, spec)
 
 
 def _adapted(encoder: Encoder, spec: AdaptSpec, texts: Tensor | None) -> Body:
     adapted = attach(encoder.module, spec.adapter.with_values(method=spec.method), texts=texts).to(encoder.device)
-    refine, rest = [], []
+    refine: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in adapted.adapter.named_parameters():
         (refine if name.startswith("instance.refine.") else rest).append(parameter)
     groups = [ParameterGroup("prompts", rest)] if rest else []
@@ -142,7 +148,7 @@ def _by_depth(network: nn.Module, decay: float) -> Iterator[ParameterGroup]:
         yield ParameterGroup(f"depth {depth}", parameters, lr_scale=decay ** (last - depth))
 
 
-def _is_transformer(blocks: object) -> bool:
+def _is_transformer(blocks: object) -> TypeGuard[nn.Sequential | nn.ModuleList]:
     return isinstance(blocks, nn.Sequential | nn.ModuleList) and all(hasattr(block, "attn") for block in blocks)
 
 
