@@ -27,6 +27,7 @@ from pathlib import Path
 from pathotune_pipeline.tuning.studies.compute import compute_cells
 from pathotune_pipeline.tuning.studies.ledger import Ledger
 from pathotune_pipeline.tuning.studies.grid import scaling_grid
+from pathotune_pipeline.tuning.studies.material import items_of
 from tests.tuning.studies.conftest import CONTENDERS, GuessingFit, make_patches
 from tests.tuning.studies.test_compute import SPEC
 
