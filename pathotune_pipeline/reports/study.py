@@ -188,6 +188,7 @@ def _figures(study: Row, score: str) -> list[Figure]:
     if study["kind"] != "scaling" or score not in DRAWN:
         return []
     rows, item = [row for row in study["summary"] if row["score"] == score and row["test"]], _item(study)
+    chance = {"balanced_accuracy": 1 / len(study["classes"]), "auroc": 0.5}[score]
     found = []
     for test in dict.fromkeys(row["test"] for row in rows):
         own = [row for row in rows if row["test"] == test]
@@ -198,8 +199,8 @@ def _figures(study: Row, score: str) -> list[Figure]:
             )
             for each in who
         ]
-        told = f"{_counts(own, item)}. Whiskers: intervals of the mean over runs."
-        found.append(scaling_figure(curves, title=f"Tested on {test}", score=TITLES[score], told=told))
+        told = f"{_counts(own, item)}. Whiskers: intervals of the mean over runs. Dashed: a guess."
+        found.append(scaling_figure(curves, title=f"Tested on {test}", score=TITLES[score], told=told, chance=chance))
     return [figure for figure in found if figure is not None]
 
 

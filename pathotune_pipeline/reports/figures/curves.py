@@ -51,7 +51,9 @@ class StudyCurve:
     points: tuple[CurvePoint, ...]
 
 
-def scaling_figure(curves: Sequence[StudyCurve], *, title: str, score: str, told: str) -> Figure | None:
+def scaling_figure(
+    curves: Sequence[StudyCurve], *, title: str, score: str, told: str, chance: float | None = None
+) -> Figure | None:
     """A score over the fraction of the training groups, on a logarithmic axis. None where nothing was run.
 
     Args:
@@ -59,13 +61,14 @@ def scaling_figure(curves: Sequence[StudyCurve], *, title: str, score: str, told
         title: of the figure, such as the test set.
         score: title of the vertical axis.
         told: what the intervals are.
+        chance: the score of a guess, drawn where it is known.
     """
     points = [point for curve in curves for point in curve.points]
     if not points:
         return None
     fractions = sorted({point.fraction for point in points})
     ends = [end for point in points for end in (point.low, point.value, point.high) if end is not None]
-    low, high = min(ends), max(ends)
+    low, high = min([*ends, *([] if chance is None else [chance])]), max(ends)
     margin = 0.04 * (high - low) or 0.05
     x_low, x_high = (math.log10(each) for each in (fractions[0], fractions[-1]))
     beside = 0.06 * (x_high - x_low) or 0.5
@@ -74,6 +77,8 @@ def scaling_figure(curves: Sequence[StudyCurve], *, title: str, score: str, told
     for fraction in fractions:
         x = plot.across(math.log10(fraction))
         body += [line(x, plot.top, x, plot.bottom, "grid"), text(x, plot.bottom + 16, f"{fraction:g}", "tick mid")]
+    if chance is not None:
+        body.append(line(plot.left, plot.up(chance), plot.right, plot.up(chance), "chance"))
     shown = [curve for curve in curves if curve.points]
     for index, curve in enumerate(shown):
         body += _curve(plot, curve, index, shift=_APART * (index - (len(shown) - 1) / 2))
@@ -82,7 +87,7 @@ def scaling_figure(curves: Sequence[StudyCurve], *, title: str, score: str, told
     for index, curve in enumerate(shown):
         y, x = base + LINE * index, plot.right + 16
         body += [
-            line(x, y - 4, x + 26, y - 4, f"curve {series(index)}"),
+            line(x, y - 4, x + 26, y - 4, _stroke(index)),
             dot(x + 13, y - 4, _marker(index), curve.name),
             text(x + 34, y, shorten(curve.name, _NAME), "tick"),
         ]
@@ -100,7 +105,7 @@ def _across(element: str, plot: Plot) -> bool:
 def _curve(plot: Plot, curve: StudyCurve, index: int, *, shift: float) -> list[str]:
     aside = shift / plot.width * (plot.x[1] - plot.x[0])
     at = [(math.log10(point.fraction) + aside, point.value) for point in curve.points]
-    body = [plot.curve(at, series(index))] if len(at) > 1 else []
+    body = [plot.curve(at, _stroke(index).removeprefix("curve "))] if len(at) > 1 else []
     for (x, value), point in zip(at, curve.points, strict=True):
         across = plot.across(x)
         said = f"{value:.3f}"
@@ -113,6 +118,11 @@ def _curve(plot: Plot, curve: StudyCurve, index: int, *, shift: float) -> list[s
             )
         )
     return body
+
+
+def _stroke(index: int) -> str:
+    """Thinner once the colours begin again."""
+    return f"curve {'' if index < SERIES else 'fine '}{series(index)}"
 
 
 def _marker(index: int) -> str:
