@@ -50,6 +50,7 @@ _HOMES = {
     "protocol": "tuning.studies.spec:ProtocolSpec",
     "patches": "tuning.patches.spec:PatchSpec",
     "adapt": "tuning.run.parts:AdaptRunSpec",
+    "adapt_slides": "tuning.run.slides:SlideAdaptSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

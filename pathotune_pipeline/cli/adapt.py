@@ -15,25 +15,35 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from pathotune_pipeline import config
 from pathotune_pipeline.cli.flags import add_settings, given
 
+if TYPE_CHECKING:
+    from pathotune_pipeline.engine.course import EpochRecord
+    from pathotune_pipeline.tuning.run.spec import AdaptSpec
+
 _NOT_HERE = ("encoder.also", "encoder.adapter", "adapt.adapter.method")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_argument_group("where")
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where the result goes."""
+    where = parser.add_argument_group("result")
     where.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for what is learnt, and its scores"
     )
     where.add_argument("--overwrite", action="store_true", help="replace an older result in --out")
+    where.add_argument("--json", action="store_true", help="print the card as JSON")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_out(parser)
     add_settings(parser, ("patches", "encoder", "adapt"), without=_NOT_HERE)
-    parser.add_argument("--json", action="store_true", help="print the card as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,23 +54,42 @@ def run(arguments: argparse.Namespace) -> int:
 
     sections = ("patches", "encoder", "adapt")
     settings = config.load(sections, arguments.config, arguments.assignments, given(arguments))
-    encoder, patches, spec = settings["encoder"], settings["patches"], settings["adapt"]
-    assert isinstance(encoder, EncoderSpec)
-    assert isinstance(patches, PatchSpec)
-    assert isinstance(spec, AdaptRunSpec)
-    bar = tqdm(desc=spec.method, unit="epoch", total=spec.train.epochs, disable=True if arguments.json else None,
-               file=sys.stderr)  # fmt: skip
+    encoder = EncoderSpec.parse(settings["encoder"].model_dump())
+    patches = PatchSpec.parse(settings["patches"].model_dump())
+    spec = AdaptRunSpec.parse(settings["adapt"].model_dump())
+    return learn(arguments, spec, lambda told: run_adaptation(
+        encoder, patches, spec, out=arguments.out, overwrite=arguments.overwrite, on_epoch=told
+    ))  # fmt: skip
 
-    def told(record: Any) -> None:
+
+def learn(arguments: argparse.Namespace, spec: AdaptSpec, work: Callable[[Callable[[EpochRecord], None]], Any]) -> int:
+    """Train with a progress bar, and tell the card.
+
+    Args:
+        arguments: as `add_out` has them.
+        spec: of the training.
+        work: is given what to tell of each epoch; returns the card.
+    """
+    quiet = True if arguments.json else None
+    bar = tqdm(desc=spec.method, unit="epoch", total=spec.train.epochs, disable=quiet, file=sys.stderr)
+
+    def told(record: EpochRecord) -> None:
         bar.update(record.epoch + 1 - bar.n)
 
     with bar:
-        card = run_adaptation(encoder, patches, spec, out=arguments.out, overwrite=arguments.overwrite, on_epoch=told)
+        card = work(told)
     if arguments.json:
         print(json.dumps(card))
-        return 0
-    tell(card, arguments.out)
+    else:
+        tell(card, arguments.out)
     return 0
+
+
+_UNITS = {
+    "group": "{} resampled groups",
+    "group or image": "{} resampled groups, and images without one",
+    "image": "resampled images, for none names its group",
+}
 
 
 def tell(card: dict[str, Any], out: Path) -> None:
@@ -68,8 +97,8 @@ def tell(card: dict[str, Any], out: Path) -> None:
     share = card["trained_parameters"] / max(card["parameters"], 1)
     print(f"{card['method']} on {card['encoder']['name']}: {card['trained_parameters']:,} trained ({share:.2%})")
     for part, scores in card["scores"].items():
-        unit = f"{scores['groups']} {scores['unit']}s" if scores["unit"] != "image" else "each image by itself"
-        print(f"{part}: {scores['images']} patches, intervals over {unit}")
+        unit = _UNITS[scores["unit"]].format(scores["groups"])
+        print(f"{part}: {scores['images']} {'slides' if 'slides' in card else 'patches'}, intervals from {unit}")
         for name in ("balanced_accuracy", "auroc", "kappa", "weighted_f1"):
             score = scores[name]
             value = "undefined" if score["value"] is None else f"{score['value']:.3f}"

@@ -34,6 +34,7 @@ VERBS = {
     "adapt": Verb(
         "an encoder to a task, by labelled patches: probe, prompts, LoRA, all weights", "pathotune_pipeline.cli.adapt"
     ),
+    "adapt-slides": Verb("an encoder to a task, by labels of whole slides", "pathotune_pipeline.cli.adapt_slides"),
     "merge-lora": Verb(
         "a LoRA adapter into its encoder's weights, as an encoder's folder", "pathotune_pipeline.cli.merge"
     ),

@@ -42,7 +42,7 @@ def write_encoder(
     """
     from safetensors.torch import save
 
-    layout = _bundle_card(card, spec, folder.name) or timm_config(card, spec)
+    layout = folder_layout(card, spec, name=folder.name)
     tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS, save(tensors))
@@ -58,6 +58,21 @@ def write_encoder(
         _write_json(folder / CARD_FILE, content)
     else:
         _write_json(folder / "config.json", {**layout, "note": changed})
+
+
+def folder_layout(card: EncoderCard, spec: EncoderSpec, *, name: str) -> CatalogueCard | dict[str, Any]:
+    """What tells how an encoder's network is built from a folder: a bundle's card, or a `config.json`.
+
+    Args:
+        card: of the encoder.
+        spec: what it was made of.
+        name: the folder's.
+
+    Raises:
+        SpecError: the encoder's network cannot be built from a folder.
+        WeightsError: what it was made of is there no more.
+    """
+    return _bundle_card(card, spec, name) or timm_config(card, spec)
 
 
 def timm_config(card: EncoderCard, spec: EncoderSpec) -> dict[str, Any]:
@@ -85,7 +100,7 @@ def timm_config(card: EncoderCard, spec: EncoderSpec) -> dict[str, Any]:
                 "as an encoder's folder. Use an adapter: vpt-deep, pathotune or lora."
             )
     side = card.input_px or card.tile_px
-    seen = {
+    seen: dict[str, Any] = {
         "input_size": [3, side, side],
         "mean": card.mean,
         "std": card.std,

@@ -85,7 +85,7 @@ class Stepper:
 
     def tensors(self) -> dict[str, Tensor]:
         """What the optimiser and Lookahead remember, by the parameter's number and the name of the memory."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for number, memory in self._optimizer.state_dict()["state"].items():
             found |= {f"{number}.{name}": torch.as_tensor(value) for name, value in memory.items()}
         slow = self._lookahead.slow if self._lookahead else []

@@ -110,6 +110,7 @@ def test_every_setting_has_one_flag_and_a_sentence() -> None:
         ("predict",),
         ("heatmap",),
         ("patches", "encoder", "adapt"),
+        ("encoder", "adapt_slides"),
         ("patches",),
     )
     for group in groups:

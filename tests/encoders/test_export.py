@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import filled, toy_card
-from test_timm import write_checkpoint
 
 from pathotune_pipeline.encoders.bundle import CARD_FILE, FORMAT
 from pathotune_pipeline.encoders.card import EncoderSpec
@@ -21,6 +16,8 @@ from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.encoders.export import write_encoder
 from pathotune_pipeline.errors import SpecError, WeightsError
+from tests.encoders.conftest import filled, toy_card
+from tests.encoders.test_timm import write_checkpoint
 
 
 def changed(encoder: Encoder) -> dict[str, torch.Tensor]:

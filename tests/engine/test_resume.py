@@ -65,11 +65,11 @@ def kept_epochs(kept: CourseFile | None) -> int:
 @pytest.mark.parametrize("killed_after", [1, 2, 4, 6])
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, killed_after):
     kept = CourseFile(tmp_path / "course.safetensors", key="net")
-    code = f"import test_resume as t; t.train(t.CourseFile(t.Path({str(kept.path)!r}), key='net'))"
+    code = f"import tests.engine.test_resume as t; t.train(t.CourseFile(t.Path({str(kept.path)!r}), key='net'))"
     environment = {
         **os.environ,
         "PATHOTUNE_FAILPOINT": f"course.saved:{killed_after}",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     died = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)

@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from torch import Tensor
 
-from pathotune_pipeline.adapt.card import TextCard
-from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
+from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
-from pathotune_pipeline.encoders.text import create_text_encoder, embed_texts
 from pathotune_pipeline.engine.course import EpochRecord, FitResult, seeded
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.engine.loop import fit
@@ -32,7 +29,9 @@ from pathotune_pipeline.tuning.run.encode import PatchFeatures
 from pathotune_pipeline.tuning.run.learner import PatchLearner, TaskBatches
 from pathotune_pipeline.tuning.run.network import build_body
 from pathotune_pipeline.tuning.run.probe import Labelled, LinearProbe, NeighbourProbe, fit_linear, fit_neighbours
-from pathotune_pipeline.tuning.run.spec import ADAPTERS, PROBES, AdaptSpec
+from pathotune_pipeline.tuning.run.result import Learnt
+from pathotune_pipeline.tuning.run.spec import PROBES, AdaptSpec
+from pathotune_pipeline.tuning.run.texts import embed_tasks
 
 REVISION = 1
 """Raised when the same settings give another model, so that a training is not gone on with that began otherwise."""
@@ -68,39 +67,17 @@ class PatchModel(Protocol):
         """float64 [n, C] of the patches at `index`; of one of several tasks, told by its own text or another's."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AdaptResult:
-    """What an adaptation gave.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AdaptResult(Learnt):
+    """What an adaptation to patches gave; see also `Learnt`.
 
     Attributes:
-        spec: how it was done.
-        encoder: card of what was adapted.
         classes: of each task, names in the order of the probabilities.
         model: names the classes of any patches.
-        history: one record for each epoch; empty for a probe.
-        best_epoch: from 0; None for a probe.
-        stopped_early: whether patience ran out.
-        trained_parameters: numbers that were learnt, heads included; of neighbours none.
-        parameters: all numbers of encoder, adapter and heads.
-        seconds: wall time, of this process where a training was gone on with.
-        text: what was read of the tasks, and by which text encoder; None where nothing was.
-        facts: what was chosen: "l2", "k".
-        notes: what a reader of its results should know.
     """
 
-    spec: AdaptSpec
-    encoder: EncoderCard
     classes: tuple[tuple[str, ...], ...]
     model: PatchModel
-    history: tuple[EpochRecord, ...] = ()
-    best_epoch: int | None = None
-    stopped_early: bool = False
-    trained_parameters: int = 0
-    parameters: int = 0
-    seconds: float = 0.0
-    text: TextCard | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     def predict(
         self, patches: PatchSet, index: np.ndarray | None = None, *, task: int = 0, text: int | None = None
@@ -147,7 +124,8 @@ def adapt_patches(
         WeightsError: weights are absent or do not fit.
         PathotuneError: the loss is not finite.
     """
-    return adapt_tasks(encoder, [PatchTask(patches, train, val)], spec=spec, out=out, on_epoch=on_epoch)
+    task = PatchTask(patches, np.asarray(train, np.int64), np.asarray(val, np.int64))
+    return adapt_tasks(encoder, [task], spec=spec, out=out, on_epoch=on_epoch)
 
 
 def adapt_tasks(
@@ -176,13 +154,16 @@ def adapt_tasks(
         PathotuneError: the loss is not finite.
     """
     began = time.perf_counter()
+    if not tasks:
+        raise UsageError("There is no task to adapt to. Give at least one.")
     notes = [note for task in tasks for note in _checked(task)]
     if spec.method in PROBES:
         if len(tasks) != 1:
             raise UsageError(f"--method {spec.method} learns one task at a time; {len(tasks)} were given.")
         return _probe(encoder, tasks[0], spec, tuple(notes), began)
     device = encoder.device if isinstance(encoder, Encoder) else pick_device(encoder.device)
-    texts, side_px = _texts(tasks, spec), tasks[0].patches.side_px
+    texts = embed_tasks([(task.patches.classes, task.words) for task in tasks], spec)
+    side_px = tasks[0].patches.side_px
     with seeded(spec.train.seed, device):
         body = build_body(encoder, spec, texts=texts[1] if texts else None, device=device, side_px=side_px)
         learner = PatchLearner(body, [len(task.patches.classes) for task in tasks], shared_head=spec.shared_head)
@@ -221,7 +202,13 @@ def _train(
     batches = TaskBatches(
         [
             PatchBatches(
-                task.patches, task.train, spec.batch, balance=spec.balance, augment=augment, seed=seed + number
+                task.patches,
+                task.train,
+                spec.batch,
+                balance=spec.balance,
+                augment=augment,
+                seed=seed + number,
+                device=learner.body.encoder.device,
             )
             for number, task in enumerate(tasks)
         ],
@@ -333,26 +320,14 @@ def _checked(task: PatchTask) -> list[str]:
     return notes
 
 
-def _texts(tasks: Sequence[PatchTask], spec: AdaptSpec) -> tuple[TextCard, Tensor] | None:
-    """The tasks' texts and their embeddings, float32 [K, T, d]; None where the method reads none."""
-    adapter = spec.adapter.with_values(method=spec.method) if spec.method in ADAPTERS else None
-    if adapter is None or not adapter.needs_texts():
-        return None
-    texts = tuple(adapter.with_values(**task.words).text(task.patches.classes) for task in tasks)
-    encoder = create_text_encoder(adapter.text_encoder)
-    note = "" if encoder.learned else f"{encoder.name} tells texts apart and knows nothing of their meaning"
-    return TextCard(texts=texts, encoder=encoder.name, encoder_sha256=encoder.sha256, note=note), embed_texts(
-        encoder, texts
-    )
-
-
 def _key(learner: PatchLearner, tasks: Sequence[PatchTask], spec: AdaptSpec) -> str:
     """What is trained on what: all that decides the weights after each epoch."""
     parts = []
     for task in tasks:
         digest = hashlib.sha256()
         for part in (task.train, task.val):
-            digest.update(np.ascontiguousarray(task.patches.images[part]).tobytes())
+            for start in range(0, len(part), 1024):  # so that no second copy of all pixels is made
+                digest.update(task.patches.images[part[start : start + 1024]].tobytes())
             digest.update(task.patches.labels[part].tobytes())
         parts.append({"words": dict(task.words), "classes": list(task.patches.classes), "sha256": digest.hexdigest()})
     recipe = {"spec": hashed_values(spec), "encoder": learner.body.encoder.recipe(), "tasks": parts}

@@ -15,7 +15,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,19 @@ import torch
 from torch import Tensor
 
 from pathotune_pipeline.adapt.attach import AdaptedNetwork
-from pathotune_pipeline.adapt.card import RECONSTRUCTION
 from pathotune_pipeline.adapt.file import save_adapter
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.export import write_encoder
 from pathotune_pipeline.engine.checkpoint import write_atomically
+from pathotune_pipeline.engine.course import EpochRecord
 from pathotune_pipeline.errors import OutputExistsError
 from pathotune_pipeline.evaluation.run_scores import JudgedRun, score_runs
-from pathotune_pipeline.provenance import now, package_versions
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 from pathotune_pipeline.tuning.run.adapt import COURSE, AdaptResult
 from pathotune_pipeline.tuning.run.learner import PatchLearner
 from pathotune_pipeline.tuning.run.parts import Parts
 from pathotune_pipeline.tuning.run.spec import NETWORKS
 
-FORMAT = "pathotune-adapted"
-REVISION = 1
 CARD = "adapted.json"
 ADAPTER = "adapter.safetensors"
 HEAD = "head.safetensors"
@@ -81,75 +77,79 @@ def write_result(
     Raises:
         SpecError: the network cannot be built from a folder.
     """
-    out.mkdir(parents=True, exist_ok=True)
     probs = {name: result.predict(patches, index) for name, index in parts.named().items() if name != "train"}
-    scores = {name: scores_of(patches, parts.named()[name], each) for name, each in probs.items() if len(each)}
+    scores = {name: scores_of(_judged(patches, parts.named()[name], each)) for name, each in probs.items() if len(each)}
     card = _card(result, patches, parts, scores)
     head = _head(result)
-    for name in (CARD, *_OWN):  # of an older result
-        (out / name).unlink(missing_ok=True)
+    begin(out)
     if isinstance(result.model, PatchLearner):
         _write_network(out, result, result.model, encoder, {key: card[key] for key in ("patches", "train", "scores")})
     if head is not None:
         from safetensors.torch import save
 
         write_atomically(out / HEAD, save(head))
-    _write_csv(out / "history.csv", _history(result))
-    _write_csv(out / "splits.csv", _splits(patches, parts))
-    _write_csv(out / "predictions.csv", _predictions(patches, parts, probs))
-    write_atomically(out / CARD, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
-    (out / COURSE).unlink(missing_ok=True)
+    write_rows(out / "history.csv", history_rows(result.history))
+    write_rows(out / "splits.csv", _splits(patches, parts))
+    write_rows(out / "predictions.csv", _predictions(patches, parts, probs))
+    finish(out, card)
     return card
 
 
-def scores_of(patches: PatchSet, index: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
+def scores_of(run: JudgedRun) -> dict[str, Any]:
     """Balanced accuracy, AUROC, kappa and weighted F1 with intervals from resampled groups.
 
     Args:
-        patches: the set.
-        index: [n] int, places that were judged.
-        probs: [n, C] float.
+        run: what was judged.
 
     Returns:
         {"images", "groups", "unit", "level", score: {"value", "low", "high"}}; undefined values are None.
     """
-    places = index.tolist()
-    names, groups = (tuple(column[place] for place in places) for column in (patches.names, patches.groups))
-    scored = score_runs([JudgedRun(names, patches.labels[index], groups, probs)])
+    scored = score_runs([run])
     first = next(iter(scored.values()))
     found: dict[str, Any] = {name: getattr(first, name) for name in ("images", "groups", "unit", "level")}
     return found | {name: {"value": each.mean, "low": each.low, "high": each.high} for name, each in scored.items()}
 
 
+def history_rows(history: Sequence[EpochRecord]) -> Iterable[Sequence[Any]]:
+    """Lines of history.csv."""
+    losses = list(dict.fromkeys(name for record in history for name in record.losses))
+    yield ["epoch", *losses, "validation", "best", "lr", "seconds"]
+    for each in history:
+        values = [each.losses.get(name, "") for name in losses]
+        yield [each.epoch, *values, each.validation, int(each.best), each.lr, round(each.seconds, 3)]
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV, all or nothing."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def finish(out: Path, card: Mapping[str, Any]) -> None:
+    """Write the card, with which the folder is whole, and drop the state of the training."""
+    write_atomically(out / CARD, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
+    (out / COURSE).unlink(missing_ok=True)
+
+
+def begin(out: Path) -> None:
+    """Make the folder, without the files of an older result."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (CARD, *_OWN):
+        (out / name).unlink(missing_ok=True)
+
+
 def _card(result: AdaptResult, patches: PatchSet, parts: Parts, scores: Mapping[str, Any]) -> dict[str, Any]:
-    spec = result.spec
     counted = {name: patches.counts(index) for name, index in parts.named().items()}
     groups = np.array(patches.groups, dtype=object)
     known = {name: len(set(groups[index]) - {""}) for name, index in parts.named().items()}
-    notes = [*patches.notes, *result.notes]
-    if spec.method == "pathotune":
-        notes.append(f"PathoTune is {RECONSTRUCTION}.")
+    told = result.told()
     return {
-        "format": FORMAT,
-        "revision": REVISION,
-        "written": now(),
-        "method": spec.method,
-        "encoder": result.encoder.model_dump(mode="json"),
+        **told,
         "classes": list(result.classes[0]),
-        "settings": spec.model_dump(mode="json"),
-        "train": spec.train.for_method(spec.method).model_dump(mode="json"),
-        "text": None if result.text is None else result.text.model_dump(mode="json"),
         "patches": {"parts": parts.source, "counts": counted, "groups": known},
         "scores": dict(scores),
-        "best_epoch": result.best_epoch,
-        "epochs": len(result.history),
-        "stopped_early": result.stopped_early,
-        "trained_parameters": result.trained_parameters,
-        "parameters": result.parameters,
-        "seconds": round(result.seconds, 3),
-        "chosen": dict(result.facts),
-        "notes": notes,
-        "versions": package_versions(),
+        "notes": [*patches.notes, *parts.notes, *told["notes"]],
     }
 
 
@@ -176,13 +176,10 @@ def _head(result: AdaptResult) -> dict[str, Tensor] | None:
     return {"weight": torch.from_numpy(probe.weight).contiguous(), "bias": torch.from_numpy(probe.bias).contiguous()}
 
 
-def _history(result: AdaptResult) -> Iterable[Sequence[Any]]:
-    losses = list(dict.fromkeys(name for record in result.history for name in record.losses))
-    yield ["epoch", *losses, "validation", "best", "lr", "seconds"]
-    for record in result.history:
-        told = asdict(record)
-        yield [told["epoch"], *(record.losses.get(name, "") for name in losses), told["validation"], int(record.best),
-               record.lr, round(record.seconds, 3)]  # fmt: skip
+def _judged(patches: PatchSet, index: np.ndarray, probs: np.ndarray) -> JudgedRun:
+    places = index.tolist()
+    names, groups = (tuple(column[place] for place in places) for column in (patches.names, patches.groups))
+    return JudgedRun(names, patches.labels[index], groups, probs)
 
 
 def _splits(patches: PatchSet, parts: Parts) -> Iterable[Sequence[Any]]:
@@ -199,9 +196,3 @@ def _predictions(patches: PatchSet, parts: Parts, probs: Mapping[str, np.ndarray
         for place, row in zip(parts.named()[part].tolist(), rows.tolist(), strict=True):
             label = patches.classes[patches.labels[place]]
             yield [patches.names[place], part, patches.groups[place], patches.domains[place], label, *row]
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pathotune_pipeline.adapt.attach import AdaptedNetwork
 from pathotune_pipeline.engine.optimizer import ParameterGroup
 from pathotune_pipeline.tuning.patches.batches import PatchBatches
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
@@ -58,7 +59,7 @@ class PatchLearner(nn.Module):
         self.to(body.encoder.device)
         self._body = (body,)  # in a tuple, so that its frozen network is no submodule
         self._classes = tuple(classes)
-        self._select = getattr(body.network, "select_text", None)
+        self._reads_texts = isinstance(body.network, AdaptedNetwork) and "text" in body.network.adapter
 
     @property
     def body(self) -> Body:
@@ -84,8 +85,8 @@ class PatchLearner(nn.Module):
             text: number of the task whose text the network is given; by default the task's own.
         """
         body = self.body
-        if self._select is not None and len(self._classes) > 1:
-            self._select(task if text is None else text)
+        if self._reads_texts:
+            body.network.select_text(task if text is None else text)  # type: ignore[operator]
         prepared = body.encoder.prepare(pixels.to(body.encoder.device, non_blocking=True))
         features = body.network(prepared)
         logits: Tensor = self.heads[task if len(self.heads) > 1 else 0](features)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 
 SIDE_PX = 32
+_MODEL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
 def make_encoder(seed: int = 0, *, depth: int = 3) -> Encoder:
@@ -65,6 +68,11 @@ def new_encoder() -> Callable[..., Encoder]:
     return make_encoder
 
 
+@pytest.fixture
+def new_patches() -> Callable[..., PatchSet]:
+    return make_patches
+
+
 @pytest.fixture(scope="session")
 def pink_and_blue() -> PatchSet:
     """160 patches, pink or blue."""
@@ -75,3 +83,22 @@ def pink_and_blue() -> PatchSet:
 def three_stains() -> PatchSet:
     """180 patches of three colours, hard to tell under their noise."""
     return stained(180, [(200, 120, 180), (196, 121, 182), (199, 116, 184)], noise=60.0)
+
+
+@pytest.fixture(scope="session")
+def small_backbone(tmp_path_factory) -> Path:
+    """A small transformer as timm's `save_for_hf` lays it out, with a classifier of its own."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("backbone") / "small"
+    folder.mkdir()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=5, **_MODEL)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    seen = {"input_size": [3, 32, 32], "mean": [0.7, 0.6, 0.7], "std": [0.2, 0.2, 0.2], "interpolation": "bicubic",
+            "crop_pct": 1.0, "num_classes": 5, "license": "mit"}  # fmt: skip
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "model_args": _MODEL, "pretrained_cfg": seen}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

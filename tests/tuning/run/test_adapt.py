@@ -12,11 +12,13 @@ import torch
 
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.checkpoint import state_sha256
+from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import SpecError, UnknownNameError, UsageError
 from pathotune_pipeline.evaluation.metrics import auroc
 from pathotune_pipeline.tuning.run.adapt import COURSE, adapt_patches
 from pathotune_pipeline.tuning.run.learner import PatchLearner
 from pathotune_pipeline.tuning.run.spec import AdaptSpec, Method
+from tests.tuning.run.conftest import make_encoder, stained
 
 TRAIN, VAL, TEST = np.arange(80), np.arange(80, 120), np.arange(120, 160)
 QUICK = {"epochs": 6, "warmup_epochs": 1, "lr": 0.003}
@@ -124,9 +126,6 @@ def test_shuffled_labels_give_chance(encoder, pink_and_blue):
 
 def adapt_toy(out: str, method: Method):
     """One training, as the test and the process that is killed both make it."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    from conftest import make_encoder, stained
-
     patches = stained(160, [(200, 120, 180), (120, 90, 190)])
     return adapt_patches(
         make_encoder(), patches, train=TRAIN, val=VAL, spec=spec_of(method), out=Path(out) if out else None
@@ -135,11 +134,11 @@ def adapt_toy(out: str, method: Method):
 
 @pytest.mark.parametrize("method", ["pathotune", "full"])
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, method):
-    code = f"import test_adapt as t; t.adapt_toy({str(tmp_path)!r}, {method!r})"
+    code = f"import tests.tuning.run.test_adapt as t; t.adapt_toy({str(tmp_path)!r}, {method!r})"
     environment = {
         **os.environ,
         "PATHOTUNE_FAILPOINT": "course.saved:2",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3])]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     died = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
@@ -187,7 +186,7 @@ def test_accumulated_batches_and_bf16_train(encoder, pink_and_blue):
     assert (result.predict(pink_and_blue, TEST).argmax(1) == pink_and_blue.labels[TEST]).mean() > 0.9
 
 
-def test_what_does_not_go_together_is_said(encoder, pink_and_blue):
+def test_what_does_not_go_together_is_said(encoder, new_encoder, pink_and_blue):
     def learn(spec, encoder=encoder):
         return adapt_patches(encoder, pink_and_blue, train=TRAIN, val=VAL, spec=spec)
 
@@ -197,4 +196,8 @@ def test_what_does_not_go_together_is_said(encoder, pink_and_blue):
         learn(spec_of("partial").with_values(partial_blocks=9))
     with pytest.raises(UnknownNameError, match="resnet"):
         learn(spec_of("cnn").with_values(cnn="resnett50"))
+    half = Encoder(new_encoder().module, encoder.card, EncoderSpec(name="toy", precision="bf16"), encoder.device)
+    for method in ("lora", "full"):
+        with pytest.raises(SpecError, match="--train-precision bf16"):
+            learn(spec_of(method), half)
     assert learn(spec_of("linear"), EncoderSpec(name="stain-texture")).encoder.name == "stain-texture"

@@ -18,28 +18,8 @@ from pathotune_pipeline.adapt.file import load_adapter, read_adapter_card
 from pathotune_pipeline.cli.main import main
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.tuning.patches.splits import LeakageWarning
 from pathotune_pipeline.tuning.run.adapt import COURSE
-
-MODEL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory) -> Path:
-    """A small transformer as timm's `save_for_hf` lays it out, with a classifier of its own."""
-    import timm
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("backbone") / "small"
-    folder.mkdir()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=5, **MODEL)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    seen = {"input_size": [3, 32, 32], "mean": [0.7, 0.6, 0.7], "std": [0.2, 0.2, 0.2], "interpolation": "bicubic",
-            "crop_pct": 1.0, "num_classes": 5, "license": "mit"}  # fmt: skip
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "model_args": MODEL, "pretrained_cfg": seen}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +36,10 @@ def table(tmp_path_factory) -> Path:
     return root / "patches.csv"
 
 
-def adapt(table: Path, backbone: Path, out: Path, method: str, *more: str) -> int:
+def adapt(table: Path, small_backbone: Path, out: Path, method: str, *more: str) -> int:
     quick = ["--epochs", "4", "--warmup-epochs", "1", "--lr", "0.003", "--n-prompts", "4", "--cnn", "resnet10t"]
     return main(
-        ["adapt", "--patches", str(table), "--encoder", f"local:{backbone}", "--device", "cpu", "--method", method, "--out",
+        ["adapt", "--patches", str(table), "--encoder", f"local:{small_backbone}", "--device", "cpu", "--method", method, "--out",
          str(out), "--json", *quick, *more]
     )  # fmt: skip
 
@@ -79,9 +59,9 @@ def pixels_of(table: Path, names: list[str]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", ["linear", "knn", "vpt-deep", "pathotune", "lora", "partial", "full", "cnn"])
-def test_a_folder_gives_the_probabilities_that_it_tells(table, backbone, tmp_path, method, capsys):
+def test_a_folder_gives_the_probabilities_that_it_tells(table, small_backbone, tmp_path, method, capsys):
     out = tmp_path / "tuned"
-    assert adapt(table, backbone, out, method) == 0
+    assert adapt(table, small_backbone, out, method) == 0
     card = json.loads((out / "adapted.json").read_text())
     assert card == json.loads(capsys.readouterr().out)
     assert not (out / COURSE).exists()
@@ -102,7 +82,7 @@ def test_a_folder_gives_the_probabilities_that_it_tells(table, backbone, tmp_pat
     if method == "knn":
         return
     told = rows(out / "predictions.csv")
-    source = f"local:{out}" if method in ("partial", "full", "cnn") else f"local:{backbone}"
+    source = f"local:{out}" if method in ("partial", "full", "cnn") else f"local:{small_backbone}"
     encoder = create_encoder(EncoderSpec(name=source, batch_size=256))
     if method in ("vpt-deep", "pathotune", "lora"):
         network = load_adapter(out / "adapter.safetensors", encoder.module, encoder.card)
@@ -114,8 +94,8 @@ def test_a_folder_gives_the_probabilities_that_it_tells(table, backbone, tmp_pat
     assert np.abs(probabilities(features, load_file(out / "head.safetensors")) - expected).max() < 1e-5
 
 
-def test_parts_keep_slides_together(table, backbone, tmp_path):
-    adapt(table, backbone, tmp_path / "tuned", "linear", "--test-share", "0.3", "--val-share", "0.25")
+def test_parts_keep_slides_together(table, small_backbone, tmp_path):
+    adapt(table, small_backbone, tmp_path / "tuned", "linear", "--test-share", "0.3", "--val-share", "0.25")
     parts: dict[str, set[str]] = {}
     for row in rows(tmp_path / "tuned" / "splits.csv"):
         parts.setdefault(row["part"], set()).add(row["group"])
@@ -124,9 +104,34 @@ def test_parts_keep_slides_together(table, backbone, tmp_path):
     assert not parts["test"] & (parts["train"] | parts["val"])
 
 
-def test_an_adapter_file_tells_where_it_comes_from(table, backbone, tmp_path):
+def test_a_papers_split_tears_slides_and_says_so(table, small_backbone, tmp_path):
+    with pytest.warns(LeakageWarning, match="one by one"):
+        assert adapt(table, small_backbone, tmp_path / "tuned", "linear", "--paper-split") == 0
+    card = json.loads((tmp_path / "tuned" / "adapted.json").read_text())
+    assert card["patches"]["parts"] == "drawn patch by patch"
+    assert any("scores are too good" in note for note in card["notes"])
+    parts: dict[str, set[str]] = {}
+    for row in rows(tmp_path / "tuned" / "splits.csv"):
+        parts.setdefault(row["group"], set()).add(row["part"])
+    assert max(len(each) for each in parts.values()) > 1
+
+
+def test_what_could_not_be_written_is_said_before_patches_are_read(small_backbone, tmp_path, capsys):
+    nothing = tmp_path / "nothing.csv"  # it would be missed next
+    for words, said in (
+        (["--encoder", "stain-texture", "--method", "full"], "no weights that could be adapted"),
+        (["--encoder", f"local:{small_backbone}", "--method", "partial", "--partial-blocks", "3"], "has 2 blocks"),
+    ):
+        assert (
+            main(["adapt", "--patches", str(nothing), "--out", str(tmp_path / "out"), "--device", "cpu", *words]) == 2
+        )
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_file_tells_where_it_comes_from(table, small_backbone, tmp_path):
     out = tmp_path / "tuned"
-    adapt(table, backbone, out, "pathotune", "--organ", "breast", "--task", "colours")
+    adapt(table, small_backbone, out, "pathotune", "--organ", "breast", "--task", "colours")
     card = read_adapter_card(out / "adapter.safetensors")
     assert card.name == "tuned"
     assert card.text is not None
@@ -135,17 +140,17 @@ def test_an_adapter_file_tells_where_it_comes_from(table, backbone, tmp_path):
     assert "nothing of their meaning" in card.text.note
     assert "reconstruction" in card.note
     assert card.training["scores"]["test"]["balanced_accuracy"]["value"] > 0.9
-    weights = (backbone / "model.safetensors").stat().st_size
+    weights = (small_backbone / "model.safetensors").stat().st_size
     assert (out / "adapter.safetensors").stat().st_size < 4 * 800_000 + weights
 
 
-def test_merged_lora_is_an_encoder_with_the_same_features(table, backbone, tmp_path, capsys):
+def test_merged_lora_is_an_encoder_with_the_same_features(table, small_backbone, tmp_path, capsys):
     out, merged = tmp_path / "tuned", tmp_path / "merged"
-    adapt(table, backbone, out, "lora")
-    arguments = ["--encoder", f"local:{backbone}", "--lora", str(out / "adapter.safetensors")]
+    adapt(table, small_backbone, out, "lora")
+    arguments = ["--encoder", f"local:{small_backbone}", "--lora", str(out / "adapter.safetensors")]
     assert main(["merge-lora", *arguments, "--out", str(merged)]) == 0
     tiles = pixels_of(table, ["0.png", "1.png", "2.png"])
-    base, other = (create_encoder(EncoderSpec(name=f"local:{each}")) for each in (backbone, merged))
+    base, other = (create_encoder(EncoderSpec(name=f"local:{each}")) for each in (small_backbone, merged))
     adapted = load_adapter(out / "adapter.safetensors", base.module, base.card)
     with torch.no_grad():
         expected = adapted(base.prepare(tiles))
@@ -154,51 +159,54 @@ def test_merged_lora_is_an_encoder_with_the_same_features(table, backbone, tmp_p
     assert set(other.module.state_dict()) == set(base.module.state_dict())
     assert main(["merge-lora", *arguments, "--out", str(merged)]) == 1
     assert "is there already" in capsys.readouterr().err
-    adapt(table, backbone, tmp_path / "prompts", "vpt-deep")
+    adapt(table, small_backbone, tmp_path / "prompts", "vpt-deep")
     arguments[3] = str(tmp_path / "prompts" / "adapter.safetensors")
     assert main(["merge-lora", *arguments, "--out", str(tmp_path / "no")]) == 2
     assert "no weights to be merged" in capsys.readouterr().err
 
 
-def test_a_killed_command_goes_on(table, backbone, tmp_path, capsys):
+def test_a_killed_command_goes_on(table, small_backbone, tmp_path, capsys):
     out, whole = tmp_path / "tuned", tmp_path / "whole"
-    code = f"import test_folder as t; t.adapt(t.Path({str(table)!r}), t.Path({str(backbone)!r}), t.Path({str(out)!r}), 'vpt-deep')"
+    paths = ", ".join(f"t.Path({str(each)!r})" for each in (table, small_backbone, out))
+    code = f"import tests.tuning.run.test_folder as t; t.adapt({paths}, 'vpt-deep')"
     environment = {
         **os.environ,
         "PATHOTUNE_FAILPOINT": "course.saved:2",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3])]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     died = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert [path.name for path in out.iterdir()] == [COURSE]
-    assert adapt(table, backbone, out, "vpt-deep", "--epochs", "5") == 2  # another training: refused, nothing lost
+    assert (
+        adapt(table, small_backbone, out, "vpt-deep", "--epochs", "5") == 2
+    )  # another training: refused, nothing lost
     assert "other data or settings" in capsys.readouterr().err
-    assert adapt(table, backbone, out, "vpt-deep") == 0
-    assert adapt(table, backbone, whole, "vpt-deep") == 0
+    assert adapt(table, small_backbone, out, "vpt-deep") == 0
+    assert adapt(table, small_backbone, whole, "vpt-deep") == 0
     for name in ("adapter.safetensors", "head.safetensors"):
         one, other = load_file(out / name), load_file(whole / name)
         assert all(torch.equal(one[key], other[key]) for key in other)
     assert (out / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
 
 
-def test_a_finished_folder_is_not_written_over(table, backbone, tmp_path, capsys):
+def test_a_finished_folder_is_not_written_over(table, small_backbone, tmp_path, capsys):
     out = tmp_path / "tuned"
-    assert adapt(table, backbone, out, "linear") == 0
-    assert adapt(table, backbone, out, "linear") == 1
+    assert adapt(table, small_backbone, out, "linear") == 0
+    assert adapt(table, small_backbone, out, "linear") == 1
     assert "--overwrite" in capsys.readouterr().err
     assert (out / "head.safetensors").exists()
-    assert adapt(table, backbone, out, "knn", "--overwrite") == 0
+    assert adapt(table, small_backbone, out, "knn", "--overwrite") == 0
     assert not (out / "head.safetensors").exists()
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.docx").write_text("years of work")
-    assert adapt(table, backbone, other, "linear") == 1
+    assert adapt(table, small_backbone, other, "linear") == 1
     assert "thesis.docx" in capsys.readouterr().err
 
 
-def test_the_screen_says_what_was_learnt(table, backbone, tmp_path, capsys):
-    arguments = ["--patches", str(table), "--encoder", f"local:{backbone}", "--method", "linear"]
+def test_the_screen_says_what_was_learnt(table, small_backbone, tmp_path, capsys):
+    arguments = ["--patches", str(table), "--encoder", f"local:{small_backbone}", "--method", "linear"]
     assert main(["adapt", *arguments, "--out", str(tmp_path / "tuned")]) == 0
     said = capsys.readouterr().out
     assert "linear on local:small: 98 trained" in said
