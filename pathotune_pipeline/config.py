@@ -50,6 +50,8 @@ _HOMES = {
     "protocol": "tuning.studies.spec:ProtocolSpec",
     "patches": "tuning.patches.spec:PatchSpec",
     "adapt": "tuning.run.parts:AdaptRunSpec",
+    "pretrain": "tuning.pretrain.spec:PretrainSpec",
+    "mae": "tuning.pretrain.spec:MaeSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

@@ -1,0 +1,207 @@
+"""The encoder that is trained: built, taken apart into tokens and blocks, and written as a folder that `local:` reads."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
+from pathotune_pipeline.encoders.checkpoint import local_folder, read_config
+from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.engine.checkpoint import write_atomically
+from pathotune_pipeline.errors import OutputExistsError, SpecError
+from pathotune_pipeline.tuning.pretrain.restore import sincos_positions
+from pathotune_pipeline.tuning.pretrain.spec import NetworkSpec
+
+CARD_FILE = "pretraining.json"
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A timm vision transformer, with what it takes to build it again.
+
+    Attributes:
+        module: the transformer, without a classifier.
+        architecture: timm's name of it.
+        arguments: what timm is given beside the name; plain values.
+        data: its `pretrained_cfg`: input_size, mean, std, interpolation, crop_pct, license.
+        base: facts of the encoder it began from; None for a new one.
+    """
+
+    module: Any
+    architecture: str
+    arguments: dict[str, Any]
+    data: dict[str, Any]
+    base: EncoderCard | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        rows, columns = self.module.patch_embed.grid_size
+        return int(rows), int(columns)
+
+    @property
+    def patch_px(self) -> int:
+        return int(self.module.patch_embed.patch_size[0])
+
+    @property
+    def input_px(self) -> int:
+        return self.patch_px * self.grid[0]
+
+    @property
+    def dim(self) -> int:
+        return int(self.module.embed_dim)
+
+    def normalised(self, views: Tensor) -> Tensor:
+        """[B, 3, P, P] in 0 to 1 as the network takes it: without the mean, divided by the standard deviation."""
+        mean, std = (views.new_tensor(self.data[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        return (views - mean) / std
+
+    def tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels [B, 3, P, P] to (prefix tokens [B, F, D], patch tokens [B, N, D]), positions added."""
+        tokens = self.module.norm_pre(self.module._pos_embed(self.module.patch_embed(pixels)))
+        count = self.module.num_prefix_tokens
+        return tokens[:, :count], tokens[:, count:]
+
+    def blocks(self, tokens: Tensor) -> Tensor:
+        """All blocks and the final norm: [B, T, D] -> [B, T, D]."""
+        return self.module.norm(self.module.blocks(tokens))
+
+
+def build_trunk(spec: NetworkSpec, seed: int) -> Trunk:
+    """A new network with random weights and fixed sine-cosine positions, or the one that `spec.base` names.
+
+    Raises:
+        SpecError: the network cannot be built, or is not a vision transformer whose patches can be taken away.
+        WeightsError: the base's weights are absent or do not fit.
+    """
+    if spec.base is not None:
+        return _from_base(spec.base)
+    import timm
+
+    from pathotune_pipeline.engine.course import seeded
+
+    spec.check()
+    arguments: dict[str, Any] = {
+        "img_size": spec.input_px,
+        "patch_size": spec.patch_px,
+        "embed_dim": spec.embed_dim,
+        "depth": spec.depth,
+        "num_heads": spec.heads,
+        "num_classes": 0,
+    }
+    if spec.pooling == "mean":  # normalise every token and then pool, as the decoder sees them in training
+        arguments |= {"global_pool": "avg", "fc_norm": False}
+    try:
+        with seeded(seed):
+            module = timm.create_model(spec.architecture, pretrained=False, **arguments)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SpecError(
+            f"architecture {spec.architecture}: timm cannot build it with these sizes ({first}). Name a vit_*."
+        ) from None
+    data = {
+        "input_size": [3, spec.input_px, spec.input_px],
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "num_classes": 0,
+    }
+    _check(module, spec.architecture)
+    _fix_positions(module)
+    return Trunk(module, spec.architecture, arguments, data)
+
+
+def _fix_positions(module: Any) -> None:
+    rows, columns = module.patch_embed.grid_size
+    places = sincos_positions(columns, rows, module.embed_dim)
+    with torch.no_grad():
+        module.pos_embed.zero_()
+        module.pos_embed[0, -len(places) :] = places
+    module.pos_embed.requires_grad_(False)
+
+
+def _from_base(name: str) -> Trunk:
+    kind, _, rest = name.partition(":")
+    if kind not in ("local", "timm"):
+        raise SpecError(f"base {name!r}: give local:PATH (a folder as timm writes it) or timm:NAME.")
+    encoder = create_encoder(EncoderSpec(name=name))
+    module: Any = encoder.module
+    _check(module, name)
+    module.requires_grad_(True)
+    if kind == "local":
+        config = read_config(local_folder(Path(rest).expanduser(), name), name)
+        architecture, arguments = str(config["architecture"]), dict(config.get("model_args") or {})
+    else:
+        architecture, arguments = rest.partition(".")[0], {}
+    card = encoder.card
+    data = {
+        "input_size": [3, card.input_px, card.input_px],
+        "mean": list(card.mean or (0, 0, 0)),
+        "std": list(card.std or (1, 1, 1)),
+        "interpolation": card.interpolation,
+        "crop_pct": 1.0,
+        "num_classes": 0,
+    }
+    if card.licence:
+        data["license"] = card.licence
+    return Trunk(module, architecture, {**arguments, "num_classes": 0}, data, card)
+
+
+def _check(module: Any, asked: str) -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(module, VisionTransformer):
+        raise SpecError(f"{asked}: is a {type(module).__name__}; only timm's VisionTransformer can be pretrained here.")
+    grid, patch = module.patch_embed.grid_size, module.patch_embed.patch_size
+    if module.pos_embed is None or grid[0] != grid[1] or patch[0] != patch[1]:
+        raise SpecError(
+            f"{asked}: a network with learnt or fixed positions, square input and square patches is needed."
+        )
+
+
+def write_encoder(trunk: Trunk, folder: Path, record: Mapping[str, Any]) -> Path:
+    """Write the encoder as timm's `save_for_hf` lays it out, so that `local:FOLDER` is an encoder like any other.
+
+    The folder is made under another name and renamed when it is whole.
+
+    Args:
+        trunk: what was trained.
+        folder: must not be there yet.
+        record: plain values on how it was trained, for `pretraining.json`.
+
+    Raises:
+        OutputExistsError: the folder is there.
+    """
+    from safetensors.torch import save
+
+    if folder.exists():
+        raise OutputExistsError(f"{folder}: is there already. Move it away, or name another folder.")
+    module: nn.Module = trunk.module
+    config = {
+        "architecture": trunk.architecture,
+        "num_classes": 0,
+        "num_features": trunk.dim,
+        "model_args": trunk.arguments,
+        "pretrained_cfg": trunk.data,
+    }
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    beside.mkdir(parents=True)
+    try:
+        write_atomically(beside / "model.safetensors", save(state))
+        for name, content in (("config.json", config), (CARD_FILE, dict(record))):
+            write_atomically(beside / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
