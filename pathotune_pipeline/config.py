@@ -52,6 +52,7 @@ _HOMES = {
     "adapt": "tuning.run.parts:AdaptRunSpec",
     "pretrain": "tuning.pretrain.spec:PretrainSpec",
     "mae": "tuning.pretrain.spec:MaeSpec",
+    "puzzle": "tuning.pretrain.spec:PuzzleSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

@@ -1,11 +1,13 @@
 """Train an encoder without labels, on slides and images of one's own; nothing is cut out beforehand.
 
 METHOD mae: masked autoencoding of a vision transformer. The result is a folder for `--encoder local:FOLDER`.
+METHOD puzzle: PuzzleTuning. The result is a file of prompts for `extract --adapter`, or such a folder with --mode implicit.
 A run that was stopped goes on when the same command is given again. Several GPUs: start it with torchrun.
 
 Example:
   pathotune pretrain mae --slides archive/ --out mae/ --epochs 100 --epoch-images 100000
   pathotune pretrain mae --config configs/recipes/pretrain-small.yaml --out small/
+  pathotune pretrain puzzle --base local:mae/mae-encoder --slides archive/ --out puzzle/ --epoch-images 100000
   torchrun --nproc-per-node 4 -m pathotune_pipeline.cli pretrain mae --slides archive/ --out mae/ ...
 """
 
@@ -22,7 +24,10 @@ from pathotune_pipeline.cli.flags import Parser, add_settings, given
 if TYPE_CHECKING:
     from pathotune_pipeline.tuning.pretrain.run import PretrainResult
 
-METHODS = {"mae": "hide most patches and restore them"}
+METHODS = {
+    "mae": "hide most patches and restore them",
+    "puzzle": "PuzzleTuning: prompts on a trained encoder, or a whole one, restore puzzles of several images",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,5 +68,5 @@ def _sum_up(result: PretrainResult) -> None:
             f"watched    loss {checks['watched_loss']:.4g} (the best constant: {checks['constant_loss']:.4g}), "
             f"RankMe {checks['rankme']:.1f}"
         )
-    if result.artefact.is_dir():
-        print(f"use it     --encoder local:{result.artefact}")
+    flag = f"--encoder local:{result.artefact}" if result.artefact.is_dir() else f"--adapter {result.artefact}"
+    print(f"use it     {flag}")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.tuning.pretrain.draws import Draws
-from pathotune_pipeline.tuning.pretrain.network import Trunk, write_encoder
+from pathotune_pipeline.tuning.pretrain.network import Trunk, trained_whole, write_encoder
 from pathotune_pipeline.tuning.pretrain.objective import Restored
-from pathotune_pipeline.tuning.pretrain.restore import PixelDecoder, patch_targets, restoration_loss
+from pathotune_pipeline.tuning.pretrain.restore import PixelDecoder, from_patches, patch_targets, restoration_loss
 from pathotune_pipeline.tuning.pretrain.spec import DecoderSpec, MaeSpec
 
 
@@ -29,11 +29,11 @@ class MaskedAutoencoder(nn.Module):
         """Build it around a trunk, whose weights it trains.
 
         Raises:
-            SpecError: the share hides no patch, or all of them.
+            SpecError: the share hides no patch, or all of them; or the base cannot be trained whole.
         """
         super().__init__()
-        self.trunk, self.spec = trunk, spec
-        self.encoder: nn.Module = trunk.module
+        self.trunk, self.spec, self.patch_norm = trained_whole(trunk), spec, spec.patch_norm
+        self.encoder = trunk.encoder
         self.decoder = PixelDecoder(decoder, token_dim=trunk.dim, grid=trunk.grid, patch_px=trunk.patch_px)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.width))
         nn.init.normal_(self.mask_token, std=0.02)
@@ -64,13 +64,14 @@ class MaskedAutoencoder(nn.Module):
         whole = self.mask_token.to(rest.dtype).expand(len(rest), patches.shape[1], -1)
         whole = whole.scatter(1, _wide(seen, rest.shape[-1]), rest)
         taken = torch.ones(order.shape, device=views.device).scatter(1, seen, 0.0)
-        target = patch_targets(pixels, self.trunk.patch_px, normalise=self.spec.patch_norm)
-        return Restored(self.decoder(first, whole), target, taken)
+        columns = self.trunk.grid[1]
+        target = patch_targets(pixels, self.trunk.patch_px, normalise=self.patch_norm)
+        grey = from_patches(taken[:, :, None].expand(-1, -1, self.trunk.patch_px**2 * 3), self.trunk.patch_px, columns)
+        return Restored(self.decoder(first, whole), target, taken, given=torch.where(grey > 0, 0.5, views))
 
     def embed(self, views: Tensor) -> Tensor:
         """Features [B, D] of the views, as the encoder gives them."""
-        features: Tensor = self.encoder(self.trunk.normalised(views))
-        return features
+        return self.trunk.features(views)
 
     def begin_epoch(self, epoch: int, epochs: int, loss: float | None) -> None:
         """Every epoch is alike."""

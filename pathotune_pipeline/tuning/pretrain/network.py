@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathotune_pipeline.adapt.backbone import trunk_of
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.checkpoint import local_folder, read_config
 from pathotune_pipeline.encoders.create import create_encoder
@@ -30,15 +31,17 @@ class Trunk:
 
     Attributes:
         module: the transformer, without a classifier.
+        encoder: what gives features; the transformer itself, or it with a pooling or prompts around it.
         architecture: timm's name of it.
-        arguments: what timm is given beside the name; plain values.
+        arguments: what timm is given beside the name, plain values; None where they are not known.
         data: its `pretrained_cfg`: input_size, mean, std, interpolation, crop_pct, license.
         base: facts of the encoder it began from; None for a new one.
     """
 
     module: Any
+    encoder: nn.Module
     architecture: str
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] | None
     data: dict[str, Any]
     base: EncoderCard | None = None
 
@@ -70,6 +73,11 @@ class Trunk:
         tokens = self.module.norm_pre(self.module._pos_embed(self.module.patch_embed(pixels)))
         count = self.module.num_prefix_tokens
         return tokens[:, :count], tokens[:, count:]
+
+    def features(self, views: Tensor) -> Tensor:
+        """Views [B, 3, P, P] in 0 to 1 to the encoder's features [B, D]."""
+        features: Tensor = self.encoder(self.normalised(views))
+        return features
 
     def blocks(self, tokens: Tensor) -> Tensor:
         """All blocks and the final norm: [B, T, D] -> [B, T, D]."""
@@ -118,7 +126,7 @@ def build_trunk(spec: NetworkSpec, seed: int) -> Trunk:
     }
     _check(module, spec.architecture)
     _fix_positions(module)
-    return Trunk(module, spec.architecture, arguments, data)
+    return Trunk(module, module, spec.architecture, arguments, data)
 
 
 def _fix_positions(module: Any) -> None:
@@ -131,19 +139,17 @@ def _fix_positions(module: Any) -> None:
 
 
 def _from_base(name: str) -> Trunk:
-    kind, _, rest = name.partition(":")
-    if kind not in ("local", "timm"):
-        raise SpecError(f"base {name!r}: give local:PATH (a folder as timm writes it) or timm:NAME.")
     encoder = create_encoder(EncoderSpec(name=name))
-    module: Any = encoder.module
+    module: Any = trunk_of(encoder.module)
     _check(module, name)
-    module.requires_grad_(True)
-    if kind == "local":
-        config = read_config(local_folder(Path(rest).expanduser(), name), name)
-        architecture, arguments = str(config["architecture"]), dict(config.get("model_args") or {})
-    else:
-        architecture, arguments = rest.partition(".")[0], {}
     card = encoder.card
+    kind, _, rest = name.partition(":")
+    architecture, arguments = card.architecture, None
+    if kind == "local" and encoder.module is module:
+        config = read_config(local_folder(Path(rest).expanduser(), name), name)
+        architecture, arguments = str(config["architecture"]), {**(config.get("model_args") or {}), "num_classes": 0}
+    elif kind == "timm":
+        architecture, arguments = rest.partition(".")[0], {"num_classes": 0}
     data = {
         "input_size": [3, card.input_px, card.input_px],
         "mean": list(card.mean or (0, 0, 0)),
@@ -154,14 +160,31 @@ def _from_base(name: str) -> Trunk:
     }
     if card.licence:
         data["license"] = card.licence
-    return Trunk(module, architecture, {**arguments, "num_classes": 0}, data, card)
+    return Trunk(module, encoder.module, architecture, arguments, data, card)
+
+
+def trained_whole(trunk: Trunk) -> Trunk:
+    """The trunk with all its weights to be trained; positions of a new one stay as they are.
+
+    Raises:
+        SpecError: it is a base that could not be written as a folder afterwards.
+    """
+    if trunk.arguments is None:
+        raise SpecError(
+            f"base {trunk.base.name if trunk.base else ''}: only local:PATH (a folder as timm writes it) and timm:NAME can "
+            "be trained whole, since the result is written in timm's layout. Prompts take any base."
+        )
+    if trunk.base is not None:
+        trunk.module.requires_grad_(True)
+    return trunk
 
 
 def _check(module: Any, asked: str) -> None:
     from timm.models.vision_transformer import VisionTransformer
 
     if not isinstance(module, VisionTransformer):
-        raise SpecError(f"{asked}: is a {type(module).__name__}; only timm's VisionTransformer can be pretrained here.")
+        kind = type(module).__name__
+        raise SpecError(f"{asked}: is a {kind}; only timm's VisionTransformer can be pretrained here.")
     grid, patch = module.patch_embed.grid_size, module.patch_embed.patch_size
     if module.pos_embed is None or grid[0] != grid[1] or patch[0] != patch[1]:
         raise SpecError(

@@ -21,11 +21,13 @@ class Restored:
         patches: [B, N, K] as the decoder restored them.
         target: [B, N, K] what they ought to be.
         taken: float32 [B, N]; 1 where a patch was taken away, and is judged.
+        given: [B, 3, P, P] in 0 to 1: what the network was given to see, to be looked at.
     """
 
     patches: Tensor
     target: Tensor
     taken: Tensor
+    given: Tensor
 
 
 class Objective(Protocol):
@@ -34,10 +36,12 @@ class Objective(Protocol):
     Attributes:
         name: of the method.
         trunk: the encoder in it.
+        patch_norm: whether patches are restored freed of their own mean and spread.
     """
 
     name: str
     trunk: Trunk
+    patch_norm: bool
 
     def __call__(self, views: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Scalars by name for float32 [B, 3, P, P] views in 0 to 1; what is minimised is their sum."""

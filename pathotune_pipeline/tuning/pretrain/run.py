@@ -118,7 +118,7 @@ class _Run:
         if base is not None:  # by its contents: a base may be moved between two parts of a run
             self.recipe["network"] = {"base": base.name, "weights_sha256": base.weights_sha256}
         self.watch = Watch(source, spec, device)
-        self.epoch_loss = torch.zeros(2, dtype=torch.float64, device=device)  # sum, steps
+        self.epoch_loss = torch.zeros(2, device=device)  # sum, steps
         self.window = _Window()
 
     def _build_optimizer(self) -> torch.optim.AdamW:
@@ -159,7 +159,8 @@ class _Run:
                 if checking:
                     epoch_loss = averaged(self.epoch_loss.clone(), self.team)
                     if checks is not None:
-                        last = self.watch.measure(self.objective, step)
+                        picture = self.out / "triptychs" / f"step-{step:08d}.png"
+                        last = self.watch.measure(self.objective, step, picture)
                         checks.add(last)
                         self._save(step, epoch_loss)
                 failpoint("pretrain.step")
@@ -194,7 +195,7 @@ class _Run:
             total = torch.stack([value.float() for value in losses.values()]).sum()
             (total / spec.accumulate).backward()
             self.window.losses.append({name: value.detach() for name, value in losses.items()})
-            self.epoch_loss += torch.stack([total.detach().double(), torch.ones_like(total, dtype=torch.float64)])
+            self.epoch_loss += torch.stack([total.detach(), torch.ones_like(total)])
         average_gradients(self.parameters, self.team)
         if spec.grad_clip:
             nn.utils.clip_grad_norm_(self.parameters, spec.grad_clip)

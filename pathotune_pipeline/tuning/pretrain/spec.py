@@ -7,6 +7,7 @@ from typing import Literal
 from pathotune_pipeline.encoders.card import Precision
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.spec import Spec, setting
+from pathotune_pipeline.tuning.pretrain.curriculum import Strategy
 
 Triple = tuple[float, float, float]
 
@@ -154,3 +155,22 @@ class MaeSpec(Spec):
 
     mask_share: float = setting(0.75, "Share of the patches that is hidden, rounded to whole patches.", gt=0, lt=1)
     patch_norm: bool = setting(True, "Restore each patch freed of its own mean and spread (norm_pix_loss).")
+
+
+class PuzzleSpec(Spec):
+    """PuzzleTuning."""
+
+    mode: Literal["explicit", "implicit"] = setting(
+        "explicit", "explicit trains prompts on a frozen base; implicit trains the whole encoder."
+    )
+    untrained_base: bool = setting(False, "Let explicit mode begin from random weights, where prompts say little.")
+    prompts: int = setting(20, "Prompts in each block, in explicit mode.", ge=1, le=1024)
+    prompt_init: Literal["uniform", "zeros"] = setting(
+        "uniform", "First values of the prompts; zeros, as published, stay equal to one another."
+    )
+    strategy: Strategy = setting("loop", "Course of the puzzles over the epochs.")
+    fix_share: float = setting(0.25, "Share of the pieces that stay in place.", ge=0, lt=1)
+    piece_px: int = setting(0, "Side of the pieces with strategy fixed; 0 takes the network's patch.", ge=0)
+    group: int = setting(0, "Images among which pieces travel, in each process; 0 takes all of its batch.", ge=0)
+    hint: bool = setting(True, "Show the decoder the embedded pixels of the pieces that stayed in place.")
+    patch_norm: bool = setting(False, "Restore each patch freed of its own mean and spread.")

@@ -12,9 +12,10 @@ from pathotune_pipeline.spec import Spec
 from pathotune_pipeline.tuning.pretrain.mae import MaskedAutoencoder
 from pathotune_pipeline.tuning.pretrain.network import build_trunk
 from pathotune_pipeline.tuning.pretrain.objective import Objective
+from pathotune_pipeline.tuning.pretrain.puzzle_tuning import PuzzleTuning
 from pathotune_pipeline.tuning.pretrain.run import PretrainResult, pretrain
 from pathotune_pipeline.tuning.pretrain.sources import open_source
-from pathotune_pipeline.tuning.pretrain.spec import MaeSpec, PretrainSpec
+from pathotune_pipeline.tuning.pretrain.spec import MaeSpec, PretrainSpec, PuzzleSpec
 from pathotune_pipeline.tuning.pretrain.team import joined
 
 
@@ -33,7 +34,11 @@ def build_objective(spec: PretrainSpec, method: Spec) -> Objective:
         match method:
             case MaeSpec():
                 return MaskedAutoencoder(trunk, method, spec.decoder)
-    raise SpecError(f"no method of pretraining has settings of type {type(method).__name__}. Give a MaeSpec.")
+            case PuzzleSpec():
+                return PuzzleTuning(trunk, method, spec)
+    raise SpecError(
+        f"no method of pretraining has settings of type {type(method).__name__}. Give a MaeSpec or a PuzzleSpec."
+    )
 
 
 def start(

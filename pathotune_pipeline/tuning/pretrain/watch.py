@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pathotune_pipeline.tuning.pretrain.draws import Draws
-from pathotune_pipeline.tuning.pretrain.objective import Objective
+from pathotune_pipeline.tuning.pretrain.objective import Objective, Restored
 from pathotune_pipeline.tuning.pretrain.rankme import rankme
 from pathotune_pipeline.tuning.pretrain.restore import restoration_loss
 from pathotune_pipeline.tuning.pretrain.sources import Source
 from pathotune_pipeline.tuning.pretrain.spec import PretrainSpec
+from pathotune_pipeline.tuning.pretrain.triptych import write_triptychs
 from pathotune_pipeline.tuning.pretrain.views import whole_views
 
 _CHUNK = 64
+_SHOWN = 6
 
 
 class Watch:
@@ -26,8 +29,8 @@ class Watch:
         self._images: Tensor | None = None
 
     @torch.no_grad()
-    def measure(self, objective: Objective, step: int) -> dict[str, Any]:
-        """One line of checks.csv.
+    def measure(self, objective: Objective, step: int, picture: Path | None = None) -> dict[str, Any]:
+        """One line of checks.csv, and a picture of some of the images as they come back.
 
         Returns:
             step; watched_loss: the restoration loss of whole watched images; constant_loss: that of the constant
@@ -45,6 +48,11 @@ class Watch:
             restored = objective.restore(views, Draws(self._spec.seed, -1 - number, rows=len(chunk)))
             losses.append(restoration_loss(restored.patches, restored.target, restored.taken) * restored.taken.sum())
             moments.add(restored.target[restored.taken > 0])
+            if picture and number == 0:
+                some = Restored(
+                    *(part[:_SHOWN] for part in (restored.patches, restored.target, restored.taken, restored.given))
+                )
+                write_triptychs(picture, views[:_SHOWN], some, objective.trunk, patch_norm=objective.patch_norm)
             features.append(objective.embed(views).float().cpu())
         return {
             "step": step,

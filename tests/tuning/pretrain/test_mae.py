@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.tuning.pretrain.draws import Draws
 from pathotune_pipeline.tuning.pretrain.mae import MaskedAutoencoder
 from pathotune_pipeline.tuning.pretrain.run import pretrain
-from pathotune_pipeline.tuning.pretrain.spec import MaeSpec, NetworkSpec
+from pathotune_pipeline.tuning.pretrain.spec import DecoderSpec, MaeSpec, NetworkSpec
 from pathotune_pipeline.tuning.pretrain.start import build_objective
 from tests.tuning.pretrain.toy import source_of, spec_of, textures, write_images
 
@@ -71,7 +73,7 @@ def test_the_same_settings_give_the_same_weights(tmp_path):
         ({"patch_px": 7}, "does not divide input_px"),
         ({"heads": 5}, "does not divide embed_dim"),
         ({"architecture": "resnet18"}, "cannot build it|only timm's VisionTransformer"),
-        ({"base": "uni"}, "local:PATH"),
+        ({"base": "stain-texture"}, "only timm's VisionTransformer"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(tmp_path, network, says):
@@ -82,6 +84,12 @@ def test_networks_that_cannot_be_are_refused(tmp_path, network, says):
 def test_a_share_that_hides_nothing_is_refused(tmp_path):
     with pytest.raises(SpecError, match="hides 16 of 16"):
         autoencoder(tmp_path, mask_share=0.99)
+
+
+def test_a_base_that_could_not_be_written_again_is_refused(tmp_path):
+    trunk = replace(autoencoder(tmp_path).trunk, arguments=None)
+    with pytest.raises(SpecError, match="Prompts take any base"):
+        MaskedAutoencoder(trunk, MaeSpec(), DecoderSpec(width=16, heads=2))
 
 
 def test_it_learns_to_restore_and_becomes_an_encoder(tmp_path):
