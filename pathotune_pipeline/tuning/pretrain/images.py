@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pathotune_pipeline.errors import UsageError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+from pathotune_pipeline.archive.identity import redact
+from pathotune_pipeline.archive.table import read_table
+from pathotune_pipeline.errors import SlideError, UsageError
+from pathotune_pipeline.slides.open import open_slide
+from pathotune_pipeline.slides.slide import SlideSpec
+from pathotune_pipeline.tuning.patches.folder import SUFFIXES
 
 
 def list_images(sources: Sequence[str]) -> list[tuple[str, Path]]:
@@ -21,14 +23,15 @@ def list_images(sources: Sequence[str]) -> list[tuple[str, Path]]:
     Names are relative to the folder or the table, in their order, and unique.
 
     Raises:
-        UsageError: a source is neither, holds no image, or lists one that is not there.
+        UsageError: a source is neither, holds no image, lists one that is not there, or is no such table.
     """
     found: list[tuple[str, Path]] = []
     for source in sources:
         place = Path(source).expanduser()
         if place.is_dir():
-            paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-            listed = [(path.relative_to(place).as_posix(), path) for path in paths]
+            below = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            named = [(path.relative_to(place), path) for path in below]
+            listed = [(name.as_posix(), path) for name, path in named if not any(p.startswith(".") for p in name.parts)]
         elif place.is_file():
             listed = _from_table(place)
         else:
@@ -46,33 +49,32 @@ def list_images(sources: Sequence[str]) -> list[tuple[str, Path]]:
     return found
 
 
-def _from_table(table: Path) -> list[tuple[str, Path]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--images {table}: is no CSV table ({error}). Give one with a column path.") from None
-    if rows and "path" not in rows[0]:
-        raise UsageError(f"--images {table}: has the columns {', '.join(map(str, rows[0]))}; a column path is needed.")
-    listed = [(row["path"], table.parent / row["path"]) for row in rows]
+def _from_table(place: Path) -> list[tuple[str, Path]]:
+    table = read_table(place)
+    column = table.column("path")
+    listed = [(row[column], place.parent / row[column]) for row in table.rows]
     absent = [name for name, path in listed if not path.is_file()]
     if absent:
-        raise UsageError(f"--images {table}: {len(absent)} of {len(rows)} images are absent, first {absent[0]}.")
+        raise UsageError(f"--images {place}: {len(absent)} of {len(listed)} images are absent, first {absent[0]!r}.")
     return listed
 
 
-def read_image(path: Path, least_px: int) -> np.ndarray:
+def read_image(name: str, path: Path, least_px: int) -> np.ndarray:
     """uint8 [H, W, 3] RGB; enlarged where a side is below `least_px`.
 
     Raises:
         UsageError: it cannot be decoded.
     """
-    data = np.fromfile(path, np.uint8)
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if decoded is None:
-        raise UsageError(f"{path.name}: cannot be read as an image. Mend it, or take it out.")
-    pixels = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
-    height, width = pixels.shape[:2]
+    try:
+        image = open_slide(path, SlideSpec(reader="image"))
+        try:
+            width, height = image.info.size.width, image.info.size.height
+            pixels = image.read_region((0, 0), 0, (width, height))
+        finally:
+            image.close()
+    except (SlideError, OSError) as error:
+        reason = redact(str(error), path, name)
+        raise UsageError(f"--images: {name} cannot be read ({reason}). Mend it, or take it out.") from None
     if min(height, width) < least_px:
         scale = least_px / min(height, width)
         size = max(least_px, round(width * scale)), max(least_px, round(height * scale))
@@ -133,7 +135,7 @@ def read_pictures(sources: Sequence[str], *, side: int, seed: int, held_out: flo
     parts: tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]] = ([], [])
     for name, path in list_images(sources):
         lot = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
-        parts[lot < held_out].append((name, read_image(path, side)))
+        parts[lot < held_out].append((name, read_image(name, path, side)))
     if not parts[0]:
         raise UsageError(f"held_out {held_out}: all {len(parts[1])} images would be held out. Lower it.")
     learnt, watched = (

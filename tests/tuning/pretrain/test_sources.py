@@ -93,9 +93,9 @@ def test_what_cannot_serve_is_told_at_once(images, slides, tmp_path):
     for named, says in [
         ("nowhere", "neither a folder nor a file"),
         ("none", "no image was found"),
-        ("t.csv", "a column path is needed"),
+        ("t.csv", "there is no column 'path'"),
         ("absent.csv", "1 of 1 images are absent"),
-        ("", "cannot be read as an image"),
+        ("", "bad.png cannot be read"),
     ]:
         with pytest.raises(UsageError, match=says):
             open_source(ImageSpec(images=(str(tmp_path / named),)), input_px=32, seed=0)
