@@ -6,6 +6,7 @@ was read before, by however many threads, and a run goes on from any batch.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import queue
 import threading
@@ -72,7 +73,9 @@ class Source:
             learnt, watched = self._pictures
             facts |= {"images": len(learnt), "held_out_images": len(watched), "images_sha256": learnt.digest()}
         if self._manifest:
-            facts |= {"slides": len(self._manifest), "mpps": list(self._spec.mpps), "slide_share": self._share()}
+            ids = "\n".join(item.slide_id for item in self._manifest.items)
+            facts |= {"slides": len(self._manifest), "slides_sha256": hashlib.sha256(ids.encode()).hexdigest()}
+            facts |= {"mpps": list(self._spec.mpps), "slide_share": self._share()}
         return facts
 
     def batches(self, size: int, *, team: Team, start: int = 0) -> Batches:
