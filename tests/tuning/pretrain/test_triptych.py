@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.tuning.pretrain.toy import spec_of, textures
 
 from pathotune_pipeline.tuning.pretrain.draws import Draws
 from pathotune_pipeline.tuning.pretrain.objective import Restored
 from pathotune_pipeline.tuning.pretrain.spec import MaeSpec
 from pathotune_pipeline.tuning.pretrain.start import build_objective
 from pathotune_pipeline.tuning.pretrain.triptych import restored_pixels, write_triptychs
+from tests.tuning.pretrain.toy import spec_of, textures
 
 VIEWS = torch.from_numpy(textures(3)).permute(0, 3, 1, 2) / 255
 
