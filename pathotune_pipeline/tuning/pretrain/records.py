@@ -30,11 +30,13 @@ class Table:
         self._path = path
         self._names: list[str] = []
         if path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                kept = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= upto]
-                self._names = list(reader.fieldnames or ())
-            write_atomically(path, self._text(kept, header=True).encode())
+            text = path.read_text()
+            reader = csv.DictReader(
+                io.StringIO(text[: text.rfind("\n") + 1])
+            )  # a kill may have cut the last line short
+            kept = [row for row in reader if int(row["step"]) <= upto]
+            self._names = list(reader.fieldnames or ())
+            write_atomically(path, self._text(kept, header=bool(self._names)).encode())
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row; it is on its way to the disk when this returns."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from pathotune_pipeline.cli.main import main
 from pathotune_pipeline.errors import CorruptDataError, OutputExistsError, PathotuneError, UsageError
 from pathotune_pipeline.tuning.pretrain.objective import Objective
-from pathotune_pipeline.tuning.pretrain.records import load_state
+from pathotune_pipeline.tuning.pretrain.records import Table, load_state
 from pathotune_pipeline.tuning.pretrain.run import pretrain
 from pathotune_pipeline.tuning.pretrain.sources import Team
 from pathotune_pipeline.tuning.pretrain.spec import MaeSpec
@@ -139,6 +139,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, tmp_path):
     (folder / "step-00000006.safetensors").unlink()
     with pytest.raises(CorruptDataError):
         load_state(folder, recipe)
+
+
+def test_a_table_forgets_what_comes_again_and_a_line_cut_short(tmp_path):
+    path = tmp_path / "t.csv"
+    first = Table(path, upto=0)
+    for step in (10, 20, 30):
+        first.add({"step": step, "loss": step / 7})
+    path.write_text(path.read_text() + "4")
+    again = Table(path, upto=20)
+    again.add({"step": 30, "loss": 0.5})
+    assert path.read_text().splitlines() == ["step,loss", f"10,{10 / 7}", f"20,{20 / 7}", "30,0.5"]
+    path.write_text("ste")
+    Table(path, upto=20).add({"step": 1, "loss": 0.5})
+    assert path.read_text().splitlines() == ["step,loss", "1,0.5"]
 
 
 def test_accumulated_batches_are_one_step(images, tmp_path):
