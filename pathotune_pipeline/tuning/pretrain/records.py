@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pathotune_pipeline.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
@@ -104,25 +103,3 @@ def _check_recipe(folder: Path, found: Mapping[str, Any], asked: Mapping[str, An
 def _steps(folder: Path) -> list[int]:
     found = [_NAME.fullmatch(path.name) for path in folder.glob("step-*.json")]
     return sorted(int(match[1]) for match in found if match)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """An optimiser's tensors by parameter and kind, such as "blocks.0.weight|exp_avg"."""
-    return {
-        f"{names[parameter]}|{kind}": torch.as_tensor(value)
-        for parameter, state in optimizer.state.items()
-        for kind, value in state.items()
-    }
-
-
-def fill_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Mapping[Tensor, str]
-) -> None:
-    """Put back what `optimizer_tensors` gave."""
-    by_name = {name: parameter for parameter, name in names.items()}
-    for key, value in tensors.items():
-        name, _, kind = key.rpartition("|")
-        parameter = by_name[name]
-        # A step's number stays where the optimiser would have made it: on the CPU, or with its parameter where fused.
-        place = parameter.device if value.ndim or optimizer.defaults.get("fused") else value.device
-        optimizer.state[parameter][kind] = value.to(place)

@@ -14,19 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from pathotune_pipeline.engine.course import seeded
+from pathotune_pipeline.engine.optimizer import memory_of, remember
 from pathotune_pipeline.errors import PathotuneError, UsageError
 from pathotune_pipeline.failpoints import failpoint
 from pathotune_pipeline.provenance import machine, now, package_versions
 from pathotune_pipeline.spec import hashed_values
 from pathotune_pipeline.tuning.pretrain.draws import Draws
 from pathotune_pipeline.tuning.pretrain.objective import Objective
-from pathotune_pipeline.tuning.pretrain.records import (
-    Table,
-    fill_optimizer,
-    load_state,
-    optimizer_tensors,
-    save_state,
-)
+from pathotune_pipeline.tuning.pretrain.records import Table, load_state, save_state
 from pathotune_pipeline.tuning.pretrain.schedule import lr_share
 from pathotune_pipeline.tuning.pretrain.sources import Source, Team
 from pathotune_pipeline.tuning.pretrain.spec import PretrainSpec
@@ -247,8 +242,7 @@ class _Run:
 
     def _save(self, step: int, epoch_loss: Tensor) -> None:
         state = {f"model|{name}": tensor for name, tensor in self.objective.state_dict().items()}
-        found = optimizer_tensors(self.optimizer, self.names)
-        state |= {f"optimizer|{name}": tensor for name, tensor in found.items()}
+        state |= {f"optimizer|{name}": tensor for name, tensor in memory_of(self.optimizer).items()}
         state["epoch_loss"] = epoch_loss
         save_state(self.out / "checkpoints", state, step=step, recipe=self.recipe)
 
@@ -263,7 +257,7 @@ class _Run:
             if mark:
                 parts[part][name] = tensor
         self.objective.load_state_dict(parts["model"])
-        fill_optimizer(self.optimizer, parts["optimizer"], self.names)
+        remember(self.optimizer, parts["optimizer"])
         self.epoch_loss.copy_(state["epoch_loss"])
         return step
 
