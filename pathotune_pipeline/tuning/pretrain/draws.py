@@ -31,6 +31,11 @@ class Draws:
         """float32 [b, *shape] in [0, 1) for the b rows of this process."""
         return torch.rand(self._rows, *shape, generator=self._generator)[self._rank :: self._world]
 
+    def uniform_for(self, views: int, *shape: int) -> Tensor:
+        """float32 [views, *shape] for as many views of each row as there are: every row's first view, then the second."""
+        own = len(range(self._rank, self._rows, self._world))
+        return torch.cat([self.uniform(*shape) for _ in range(views // own)])
+
     def seed(self) -> int:
         """A number to seed another random state with."""
         return int(torch.randint(1 << 31, (1,), generator=self._generator)) + self._rank

@@ -43,6 +43,10 @@ class Objective(Protocol):
     trunk: Trunk
     patch_norm: bool
 
+    @property
+    def views_per_image(self) -> int:
+        """How many views of each image a step needs."""
+
     def __call__(self, views: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Scalars by name for float32 [B, 3, P, P] views in 0 to 1; what is minimised is their sum."""
 

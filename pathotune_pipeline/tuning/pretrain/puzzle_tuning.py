@@ -39,6 +39,7 @@ class PuzzleTuning(nn.Module):
     """
 
     name = "puzzle"
+    views_per_image = 1
 
     def __init__(self, trunk: Trunk, spec: PuzzleSpec, run: PretrainSpec) -> None:
         """Build it around a trunk.

@@ -184,7 +184,8 @@ class _Run:
             pixels = torch.from_numpy(next(batches))
             self.window.waited_s += time.perf_counter() - asked_s
             draws = self._draws(number)
-            views = random_views(pixels.to(self.device), objective.trunk.input_px, spec.views, draws)
+            images, side = pixels.to(self.device), objective.trunk.input_px
+            views = torch.cat([random_views(images, side, spec.views, draws) for _ in range(objective.views_per_image)])
             with seeded(draws.seed(), self.device), self._autocast():
                 losses = objective(views, draws)
             total = torch.stack([value.float() for value in losses.values()]).sum()

@@ -155,6 +155,10 @@ class MaeSpec(Spec):
 
     mask_share: float = setting(0.75, "Share of the patches that is hidden, rounded to whole patches.", gt=0, lt=1)
     patch_norm: bool = setting(True, "Restore each patch freed of its own mean and spread (norm_pix_loss).")
+    contrast: float = setting(
+        0.0, "Weight of telling two masked views of an image from those of others; 0 makes one view.", ge=0
+    )
+    temperature: float = setting(0.1, "Temperature of that; lower ones look at the nearest views alone.", gt=0)
 
 
 class PuzzleSpec(Spec):

@@ -12,7 +12,7 @@ from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.tuning.pretrain.draws import Draws
-from pathotune_pipeline.tuning.pretrain.mae import MaskedAutoencoder
+from pathotune_pipeline.tuning.pretrain.mae import MaskedAutoencoder, contrast_loss
 from pathotune_pipeline.tuning.pretrain.run import pretrain
 from pathotune_pipeline.tuning.pretrain.spec import DecoderSpec, MaeSpec, NetworkSpec
 from pathotune_pipeline.tuning.pretrain.start import build_objective
@@ -65,6 +65,30 @@ def test_the_same_settings_give_the_same_weights(tmp_path):
     torch.manual_seed(2)
     second = autoencoder(tmp_path).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_views_are_told_apart_as_numpy_has_it():
+    rng = np.random.default_rng(0)
+    projected = rng.normal(size=(8, 5)).astype(np.float32)  # four images, two views each
+    unit = projected / np.linalg.norm(projected, axis=1, keepdims=True)
+    cosines = np.exp(unit @ unit.T / 0.2)
+    np.fill_diagonal(cosines, 0)
+    expected = -np.mean([np.log(cosines[i, (i + 4) % 8] / cosines[i].sum()) for i in range(8)])
+    assert float(contrast_loss(torch.from_numpy(projected), 0.2)) == pytest.approx(expected, rel=1e-5)
+    same = torch.eye(4).repeat(2, 1)
+    assert float(contrast_loss(same, 0.01)) == pytest.approx(0, abs=1e-6)
+
+
+def test_contrast_asks_for_two_views_and_nothing_of_it_is_there_at_weight_zero(tmp_path):
+    plain, both = (build_objective(spec_of(tmp_path), MaeSpec(contrast=weight)) for weight in (0.0, 0.5))
+    assert (plain.views_per_image, both.views_per_image) == (1, 2)
+    assert not [name for name in plain.state_dict() if "project" in name]
+    two = torch.cat([views(), views().flip(3)])
+    losses = both(two, Draws(0, 0, rows=4))
+    assert set(losses) == {"restoration", "contrast"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for name, p in both.named_parameters() if p.requires_grad)
+    torch.testing.assert_close(plain(two, Draws(0, 0, rows=4))["restoration"], losses["restoration"])
 
 
 @pytest.mark.parametrize(

@@ -209,8 +209,9 @@ def test_a_stream_needs_a_length_of_its_epochs(small_archive, tmp_path):
 def test_bf16_and_slides_together(small_archive, images, tmp_path):
     data = {"slides": str(small_archive), "mpps": [1.0], "images": [str(images)]}
     spec = spec_of(images, precision="bf16", epochs=1, warmup_epochs=0, data=data, views={"jitter": 0.1})
-    result = pretrain(build_objective(spec, MaeSpec()), source_of(spec), spec, tmp_path)
+    result = pretrain(build_objective(spec, MaeSpec(contrast=0.1)), source_of(spec), spec, tmp_path)
     assert np.isfinite(result.checks["watched_loss"])
+    assert all(float(row["contrast"]) > 0 for row in table(tmp_path, "metrics.csv"))
 
 
 @pytest.mark.parametrize(
