@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pathotune_pipeline.adapt.backbone import trunk_of
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
-from pathotune_pipeline.encoders.checkpoint import local_folder, read_config
 from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.encoders.export import network_config, timm_config
 from pathotune_pipeline.engine.checkpoint import write_atomically
 from pathotune_pipeline.errors import OutputExistsError, SpecError
 from pathotune_pipeline.tuning.pretrain.restore import sincos_positions
@@ -32,18 +32,21 @@ class Trunk:
     Attributes:
         module: the transformer, without a classifier.
         encoder: what gives features; the transformer itself, or it with a pooling or prompts around it.
-        architecture: timm's name of it.
-        arguments: what timm is given beside the name, plain values; None where they are not known.
-        data: its `pretrained_cfg`: input_size, mean, std, interpolation, crop_pct, license.
-        base: facts of the encoder it began from; None for a new one.
+        card: facts of the encoder: of the one it began from, or of the new one.
+        config: the `config.json` with which timm builds it again; None where it cannot.
+        is_new: whether it began from random weights.
     """
 
     module: Any
     encoder: nn.Module
-    architecture: str
-    arguments: dict[str, Any] | None
-    data: dict[str, Any]
-    base: EncoderCard | None = None
+    card: EncoderCard
+    config: dict[str, Any] | None
+    is_new: bool
+
+    @property
+    def base(self) -> EncoderCard | None:
+        """The encoder it began from; None for a new one."""
+        return None if self.is_new else self.card
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -65,8 +68,17 @@ class Trunk:
 
     def normalised(self, views: Tensor) -> Tensor:
         """[B, 3, P, P] in 0 to 1 as the network takes it: without the mean, divided by the standard deviation."""
-        mean, std = (views.new_tensor(self.data[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        mean, std = self._colours(views)
         return (views - mean) / std
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        """The inverse of `normalised`, cut to 0 to 1."""
+        mean, std = self._colours(pixels)
+        return (pixels * std + mean).clamp(0, 1)
+
+    def _colours(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = self.card.mean or (0.0, 0.0, 0.0), self.card.std or (1.0, 1.0, 1.0)
+        return like.new_tensor(mean).view(1, 3, 1, 1), like.new_tensor(std).view(1, 3, 1, 1)
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pixels [B, 3, P, P] to (prefix tokens [B, F, D], patch tokens [B, N, D]), positions added."""
@@ -104,29 +116,30 @@ def build_trunk(spec: NetworkSpec, seed: int) -> Trunk:
         "embed_dim": spec.embed_dim,
         "depth": spec.depth,
         "num_heads": spec.heads,
-        "num_classes": 0,
     }
     if spec.pooling == "mean":  # normalise every token and then pool, as the decoder sees them in training
         arguments |= {"global_pool": "avg", "fc_norm": False}
     try:
         with seeded(seed):
-            module = timm.create_model(spec.architecture, pretrained=False, **arguments)
+            module = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **arguments)
     except (RuntimeError, TypeError, AssertionError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SpecError(
             f"architecture {spec.architecture}: timm cannot build it with these sizes ({first}). Name a vit_*."
         ) from None
-    data = {
-        "input_size": [3, spec.input_px, spec.input_px],
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-        "num_classes": 0,
-    }
     _check(module, spec.architecture)
     _fix_positions(module)
-    return Trunk(module, module, spec.architecture, arguments, data)
+    card = EncoderCard(
+        name=spec.architecture,
+        source="local",
+        architecture=spec.architecture,
+        dim=spec.embed_dim,
+        input_px=spec.input_px,
+        tile_px=spec.input_px,
+        mean=spec.mean,
+        std=spec.std,
+    )
+    return Trunk(module, module, card, network_config(spec.architecture, arguments, card), is_new=True)
 
 
 def _fix_positions(module: Any) -> None:
@@ -139,28 +152,15 @@ def _fix_positions(module: Any) -> None:
 
 
 def _from_base(name: str) -> Trunk:
-    encoder = create_encoder(EncoderSpec(name=name))
-    module: Any = trunk_of(encoder.module)
+    spec = EncoderSpec(name=name)
+    encoder = create_encoder(spec)
+    module = trunk_of(encoder.module)
     _check(module, name)
-    card = encoder.card
-    kind, _, rest = name.partition(":")
-    architecture, arguments = card.architecture, None
-    if kind == "local" and encoder.module is module:
-        config = read_config(local_folder(Path(rest).expanduser(), name), name)
-        architecture, arguments = str(config["architecture"]), {**(config.get("model_args") or {}), "num_classes": 0}
-    elif kind == "timm":
-        architecture, arguments = rest.partition(".")[0], {"num_classes": 0}
-    data = {
-        "input_size": [3, card.input_px, card.input_px],
-        "mean": list(card.mean or (0, 0, 0)),
-        "std": list(card.std or (1, 1, 1)),
-        "interpolation": card.interpolation,
-        "crop_pct": 1.0,
-        "num_classes": 0,
-    }
-    if card.licence:
-        data["license"] = card.licence
-    return Trunk(module, encoder.module, architecture, arguments, data, card)
+    try:
+        config = timm_config(encoder.card, spec)
+    except SpecError:  # one of the catalogue: prompts take it, and a folder of timm's cannot tell of its pooling
+        config = None
+    return Trunk(module, encoder.module, encoder.card, config, is_new=False)
 
 
 def trained_whole(trunk: Trunk) -> Trunk:
@@ -169,12 +169,12 @@ def trained_whole(trunk: Trunk) -> Trunk:
     Raises:
         SpecError: it is a base that could not be written as a folder afterwards.
     """
-    if trunk.arguments is None:
+    if trunk.config is None:
         raise SpecError(
-            f"base {trunk.base.name if trunk.base else ''}: only local:PATH (a folder as timm writes it) and timm:NAME can "
-            "be trained whole, since the result is written in timm's layout. Prompts take any base."
+            f"base {trunk.card.name}: only local:PATH (a folder as timm writes it), timm:NAME and hf-hub:ORG/NAME can be "
+            "trained whole, since the result is written in timm's layout. Prompts take any base."
         )
-    if trunk.base is not None:
+    if not trunk.is_new:
         trunk.module.requires_grad_(True)
     return trunk
 
@@ -210,19 +210,12 @@ def write_encoder(trunk: Trunk, folder: Path, record: Mapping[str, Any]) -> Path
     if folder.exists():
         raise OutputExistsError(f"{folder}: is there already. Move it away, or name another folder.")
     module: nn.Module = trunk.module
-    config = {
-        "architecture": trunk.architecture,
-        "num_classes": 0,
-        "num_features": trunk.dim,
-        "model_args": trunk.arguments,
-        "pretrained_cfg": trunk.data,
-    }
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     beside.mkdir(parents=True)
     try:
         write_atomically(beside / "model.safetensors", save(state))
-        for name, content in (("config.json", config), (CARD_FILE, dict(record))):
+        for name, content in (("config.json", trunk.config), (CARD_FILE, dict(record))):
             write_atomically(beside / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
         beside.rename(folder)
     finally:

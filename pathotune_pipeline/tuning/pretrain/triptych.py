@@ -28,9 +28,7 @@ def restored_pixels(views: Tensor, restored: Restored, trunk: Trunk, *, patch_no
     if patch_norm:
         said = said * true.var(-1, keepdim=True).sqrt() + true.mean(-1, keepdim=True)
     patches = torch.where(restored.taken[:, :, None] > 0, said, true)
-    pixels = from_patches(patches, trunk.patch_px, trunk.grid[1])
-    mean, std = (pixels.new_tensor(trunk.data[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    return (pixels * std + mean).clamp(0, 1)
+    return trunk.shown(from_patches(patches, trunk.patch_px, trunk.grid[1]))
 
 
 def write_triptychs(path: Path, views: Tensor, restored: Restored, trunk: Trunk, *, patch_norm: bool) -> None:

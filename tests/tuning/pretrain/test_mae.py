@@ -111,7 +111,7 @@ def test_a_share_that_hides_nothing_is_refused(tmp_path):
 
 
 def test_a_base_that_could_not_be_written_again_is_refused(tmp_path):
-    trunk = replace(autoencoder(tmp_path).trunk, arguments=None)
+    trunk = replace(autoencoder(tmp_path).trunk, config=None)
     with pytest.raises(SpecError, match="Prompts take any base"):
         MaskedAutoencoder(trunk, MaeSpec(), DecoderSpec(width=16, heads=2))
 
