@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pathotune_pipeline.cli.main import main
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.checkpoint import state_sha256
 from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.encoders.network import TokenPool
 from pathotune_pipeline.errors import PathotuneError, SpecError
 from pathotune_pipeline.tuning.pretrain.draws import Draws
 from pathotune_pipeline.tuning.pretrain.puzzle_tuning import PuzzleTuning
@@ -97,6 +99,20 @@ def test_restoring_aims_at_the_images_and_not_at_the_puzzle(images):
     assert restored.taken.sum(1).tolist() == [12] * 8
     same = (restored.given == VIEWS).all(1).unflatten(1, (4, 8)).unflatten(3, (4, 8)).permute(0, 1, 3, 2, 4)
     assert same.flatten(3).all(-1).flatten(1)[restored.taken == 0].all()
+
+
+def test_a_base_with_a_pooling_around_it_takes_prompts_and_cannot_be_trained_whole(images, base):
+    bare = tuning(images, base).base
+    pooled = replace(bare, encoder=TokenPool(bare.module, "cls+mean"), config=None)
+    run = spec_of(images)
+    explicit = PuzzleTuning(pooled, PuzzleSpec(prompts=4), run).eval()
+    assert explicit.embed(VIEWS).shape == (8, 64)
+    before = explicit.restore(VIEWS, Draws(0, 0, rows=8)).patches
+    with torch.no_grad():
+        explicit.adapted.adapter["visual"].prompts.add_(0.5)
+    assert not torch.allclose(explicit.restore(VIEWS, Draws(0, 0, rows=8)).patches, before)
+    with pytest.raises(SpecError, match="Prompts take any base"):
+        PuzzleTuning(pooled, PuzzleSpec(mode="implicit"), run)
 
 
 def test_a_run_of_prompts(images, base, tmp_path):
