@@ -3,7 +3,7 @@
 Both are whole steps of a masked autoencoder: views, forwards, backwards, AdamW. In turns, after one warm-up of each.
 On a GPU where there is one, else on the CPU with one thread for the network and one for reading.
 
-    python benchmarks/pretrain.py [--pairs 5] [--steps 40] [--side 224] [--batch 64]
+    python benchmarks/pretrain.py [--pairs 5] [--steps 40] [--side 224] [--batch 64] [--slide-px 8192]
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--slide-px", type=int, default=8192)
     arguments = parser.parse_args()
     device = pick_device("auto")
     with tempfile.TemporaryDirectory() as folder, cpu_threads(1 if device.type == "cpu" else torch.get_num_threads()):
         slides = Path(folder) / "slides"
         for seed in range(4):
-            write_slide(slides / f"s{seed}.tif", size_px=(8192, 8192), mpp=0.25, seed=seed)
+            write_slide(slides / f"s{seed}.tif", size_px=(arguments.slide_px,) * 2, mpp=0.25, seed=seed)
         spec = PretrainSpec.parse(
             {
                 "network": {"input_px": arguments.side},
