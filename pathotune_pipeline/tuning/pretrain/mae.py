@@ -130,7 +130,7 @@ class MaskedAutoencoder(nn.Module):
         """Features [B, D] of the views, as the encoder gives them."""
         return self.trunk.features(views)
 
-    def begin_epoch(self, epoch: int, epochs: int, loss: float | None) -> None:
+    def begin_epoch(self, epoch: int, loss: float | None) -> None:
         """Every epoch is alike."""
 
     def state_of_course(self) -> dict[str, Any]:

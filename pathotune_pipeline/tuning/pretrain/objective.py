@@ -56,7 +56,7 @@ class Objective(Protocol):
     def embed(self, views: Tensor) -> Tensor:
         """Features [B, D] of the views, as the encoder gives them."""
 
-    def begin_epoch(self, epoch: int, epochs: int, loss: float | None) -> None:
+    def begin_epoch(self, epoch: int, loss: float | None) -> None:
         """Told at the start of each epoch, with the mean loss of the one before where there was one."""
 
     def state_of_course(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class PuzzleTuning(nn.Module):
         """What puzzles are like now: the epoch's in training, always the warm-up's where images are watched."""
         return self._stage if self.training else self.curriculum.plain
 
-    def begin_epoch(self, epoch: int, epochs: int, loss: float | None) -> None:
+    def begin_epoch(self, epoch: int, loss: float | None) -> None:
         """Take the curriculum's next stage."""
         self._stage, self._standing = self.curriculum.stage(epoch, self._standing, loss)
 

@@ -115,6 +115,8 @@ class _Run:
         self.watch = Watch(source, spec, device)
         self.epoch_loss = torch.zeros(2, device=device)  # sum, steps
         self.window = _Window()
+        self.metrics: Table | None = None  # the first process's
+        self.checks: Table | None = None
 
     def _build_optimizer(self) -> torch.optim.AdamW:
         flat = [p for p in self.parameters if p.ndim <= 1 or "token" in self.names[p]]
@@ -133,9 +135,7 @@ class _Run:
         wait_for_all(self.team)  # all have read the checkpoint before the first one writes another
         if first:
             self.out.mkdir(parents=True, exist_ok=True)
-        metrics, checks = (
-            Table(self.out / name, upto=step) if first else None for name in ("metrics.csv", "checks.csv")
-        )
+            self.metrics, self.checks = (Table(self.out / name, upto=step) for name in ("metrics.csv", "checks.csv"))
         last: dict[str, Any] = {}
         with self.source.batches(spec.batch_size, team=self.team, start=step * spec.accumulate) as batches:
             self.window = _Window()
@@ -144,20 +144,7 @@ class _Run:
                     self._begin_epoch(step // self.per_epoch)
                 self._step(step, batches)
                 step += 1
-                checking = step % spec.check_steps == 0 or step == self.steps
-                if checking or step % spec.log_steps == 0:
-                    row = self._row(step)
-                    if metrics is not None:
-                        metrics.add(row)
-                    if on_row:
-                        on_row(row)
-                if checking:
-                    epoch_loss = averaged(self.epoch_loss.clone(), self.team)
-                    if checks is not None:
-                        picture = self.out / "triptychs" / f"step-{step:08d}.png"
-                        last = self.watch.measure(self.objective, step, picture)
-                        checks.add(last)
-                        self._save(step, epoch_loss)
+                last = self._look(step, on_row) or last
                 failpoint("pretrain.step")
         if first and not last:
             last = self.watch.measure(self.objective, step)
@@ -167,9 +154,29 @@ class _Run:
         wait_for_all(self.team)
         return PretrainResult(artefact, self.steps, last)
 
+    def _look(self, step: int, on_row: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+        """Where it is time: a line of metrics.csv, measures, a checkpoint. Returns the line of checks.csv, or nothing."""
+        checking = step % self.spec.check_steps == 0 or step == self.steps
+        if not checking and step % self.spec.log_steps:
+            return {}
+        row = self._row(step)
+        if self.metrics is not None:
+            self.metrics.add(row)
+        if on_row:
+            on_row(row)
+        if not checking:
+            return {}
+        epoch_loss = averaged(self.epoch_loss.clone(), self.team)
+        if self.checks is None:
+            return {}
+        found = self.watch.measure(self.objective, step, self.out / "triptychs" / f"step-{step:08d}.png")
+        self.checks.add(found)
+        self._save(step, epoch_loss)
+        return found
+
     def _begin_epoch(self, epoch: int) -> None:
         total, steps = averaged(self.epoch_loss.clone(), self.team).tolist()
-        self.objective.begin_epoch(epoch, self.spec.epochs, total / steps if steps else None)
+        self.objective.begin_epoch(epoch, total / steps if steps else None)
         self.epoch_loss.zero_()
 
     def _step(self, step: int, batches: Any) -> None:

@@ -78,7 +78,7 @@ def test_everything_learns_in_implicit_mode(images, base):
 @pytest.mark.parametrize("hint", [True, False])
 def test_the_encoder_hears_of_moved_places_alone_where_there_is_a_hint(images, hint):
     implicit = tuning(images, mode="implicit", hint=hint).train()
-    implicit.begin_epoch(0, 3, None)
+    implicit.begin_epoch(0, None)
     kept: list[torch.Tensor] = []
     implicit.trunk.module.norm.register_forward_hook(lambda module, args, output: kept.append(output))
     with torch.enable_grad():
