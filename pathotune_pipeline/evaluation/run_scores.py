@@ -97,6 +97,25 @@ class RunScore:
     unit: Unit
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much higher models score than others on the same images.
+
+    Attributes:
+        mean: over the pairs in which both are defined; None where there is none.
+        low: lower end of the interval of the mean; None where there is none.
+        high: upper end.
+        level: share of the draws between them.
+        pairs: in which both are defined.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    level: float
+    pairs: int
+
+
 def score_runs(
     runs: Sequence[JudgedRun], *, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, RunScore]:
@@ -113,26 +132,14 @@ def score_runs(
     Raises:
         UsageError: no runs, too few draws, or runs that contradict each other.
     """
-    names, targets, groups, places = _joined(runs)
-    judges: dict[int, list[int]] = defaultdict(list)
-    for number, own in enumerate(places):
-        for place in own.tolist():
-            judges[place].append(number)
-    strata = [f"{targets[place]}:{','.join(map(str, judges[place]))}" for place in range(len(names))]
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
-    every = [run.weighted() for run in runs]
-    for weights in patient_draws(groups, strata=strata, draws=draws, seed=seed):
-        own_weights = [weights[:, own] for own in places]
-        for name in SCORES:
-            values = np.stack([each[name](own) for each, own in zip(every, own_weights, strict=True)])
-            drawn[name].append(mean_of_defined(values))
+    drawn, counts = _drawn(runs, draws=draws, seed=seed)
     units = {run.unit for run in runs}
     unit: Unit = units.pop() if len(units) == 1 else "group or image"
     told = [run.scores() for run in runs]
     found = {}
     for name in SCORES:
         known = [value for each in told if (value := each[name]) is not None]
-        interval = percentile_interval(np.concatenate(drawn[name]), level=level) if known else None
+        interval = percentile_interval(mean_of_defined(drawn[name]), level=level) if known else None
         found[name] = RunScore(
             mean=float(np.mean(known)) if known else None,
             std=float(np.std(known, ddof=1)) if len(known) > 1 else None,
@@ -140,11 +147,64 @@ def score_runs(
             high=interval.high if interval else None,
             level=level,
             runs=len(known),
-            images=len(names),
-            groups=len(set(groups)),
+            images=counts[0],
+            groups=counts[1],
             unit=unit,
         )
     return found
+
+
+def compare_runs(
+    pairs: Sequence[tuple[JudgedRun, JudgedRun]], *, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Difference]:
+    """How much higher the first of each pair scores than the second, over all pairs; both see the same draws.
+
+    Args:
+        pairs: two models each that judged the same images, such as two methods of one fold and seed.
+        draws: of the bootstrap, at least 1000.
+        seed: of the draws.
+        level: share of the draws inside.
+
+    Raises:
+        UsageError: no pairs, too few draws, or a pair that did not judge the same images.
+    """
+    for one, other in pairs:
+        if set(one.names) != set(other.names):
+            raise UsageError("Two runs are compared on the images that both judged; these judged others.")
+    runs = [run for pair in pairs for run in pair]
+    drawn, _ = _drawn(runs, draws=draws, seed=seed)
+    told = [run.scores() for run in runs]
+    found = {}
+    for name in SCORES:
+        values = [(a[name], b[name]) for a, b in zip(told[::2], told[1::2], strict=True)]
+        known = [one - other for one, other in values if one is not None and other is not None]
+        apart = mean_of_defined(drawn[name][::2] - drawn[name][1::2])
+        interval = percentile_interval(apart, level=level) if known else None
+        found[name] = Difference(
+            mean=float(np.mean(known)) if known else None,
+            low=interval.low if interval else None,
+            high=interval.high if interval else None,
+            level=level,
+            pairs=len(known),
+        )
+    return found
+
+
+def _drawn(runs: Sequence[JudgedRun], *, draws: int, seed: int) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
+    """Each score of each run in each draw, [runs, draws]; and how many images and groups there are."""
+    names, targets, groups, places = _joined(runs)
+    judges: dict[int, list[int]] = defaultdict(list)
+    for number, own in enumerate(places):
+        for place in own.tolist():
+            judges[place].append(number)
+    strata = [f"{targets[place]}:{','.join(map(str, judges[place]))}" for place in range(len(names))]
+    every = [run.weighted() for run in runs]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
+    for weights in patient_draws(groups, strata=strata, draws=draws, seed=seed):
+        own_weights = [weights[:, own] for own in places]
+        for name in SCORES:
+            parts[name].append(np.stack([each[name](own) for each, own in zip(every, own_weights, strict=True)]))
+    return {name: np.concatenate(each, axis=1) for name, each in parts.items()}, (len(names), len(set(groups)))
 
 
 def _joined(runs: Sequence[JudgedRun]) -> tuple[list[str], list[int], list[str], list[np.ndarray]]:

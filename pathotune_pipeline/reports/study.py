@@ -122,8 +122,17 @@ def _told(study: Row) -> str:
         "Each number is the mean over runs (folds and seeds), ± the standard deviation between them. In brackets the "
         f"{level} percentile interval of that mean from resampled test groups (the slides or patients that the data name), "
         f"or from resampled {_item(study)}s where none are named, as each table says; it does not cover the choice of "
-        "training data. Rows are not tested against each other: overlapping intervals do not show a difference, nor that "
-        "there is none."
+        f"training data. {_compared(study)}"
+    )
+
+
+def _compared(study: Row) -> str:
+    if not study.get("baseline"):
+        return "Rows are not compared with each other."
+    return (
+        f"Δ is how much higher a row is than {study['baseline']!r} in the same folds and seeds, with an interval from the same "
+        "draws for both. These intervals are not corrected for how many there are; other rows are not compared: overlapping "
+        "intervals do not show a difference, nor that there is none."
     )
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.evaluation.run_scores import JudgedRun, score_runs
+from pathotune_pipeline.evaluation.run_scores import JudgedRun, compare_runs, score_runs
 
 
 def judged(seed: int, *, images: int = 120, groups: int = 0, first: int = 0) -> JudgedRun:
@@ -85,3 +87,34 @@ def test_runs_that_contradict_each_other_are_refused() -> None:
         JudgedRun(("a", "a"), np.zeros(2, int), ("", ""), np.ones((2, 2)))
     with pytest.raises(UsageError, match="no runs"):
         score_runs([])
+
+
+def test_a_difference_is_that_of_the_means_and_surer_than_they_are() -> None:
+    """What makes an image hard for both falls out of their difference."""
+    first, second = ([judged(seed) for seed in seeds] for seeds in ((0, 1), (2, 3)))
+    same = compare_runs(list(zip(first, first, strict=True)))["auroc"]
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    found = compare_runs(list(zip(first, second, strict=True)))
+    means = [score_runs(runs) for runs in (first, second)]
+    for name, difference in found.items():
+        assert difference.mean == pytest.approx(means[0][name].mean - means[1][name].mean)
+        assert difference.low <= difference.mean <= difference.high
+        assert difference.pairs == 2
+
+
+def test_a_method_that_is_better_is_told_from_chance_and_the_same_one_is_not() -> None:
+    good = [judged(seed) for seed in range(3)]
+    noise = np.random.default_rng(5).random((3, 120))
+    blind = [
+        JudgedRun(run.names, run.targets, run.groups, np.stack([1 - own, own], axis=1))
+        for run, own in zip(good, noise, strict=True)
+    ]
+    better = compare_runs(list(zip(good, blind, strict=True)))["auroc"]
+    assert better.low > 0
+    chance = compare_runs(list(pairwise(blind)))["auroc"]
+    assert chance.low < 0 < chance.high
+
+
+def test_pairs_must_have_judged_the_same_images() -> None:
+    with pytest.raises(UsageError, match="both judged"):
+        compare_runs([(judged(0), judged(0, first=5))])

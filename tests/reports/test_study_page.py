@@ -21,6 +21,7 @@ def summary_row(**values: Any) -> dict[str, Any]:
         "encoder": "vit", "method": "linear", "train_domain": "", "fraction": 1.0, "test": "a", "in_domain": True,
         "score": "balanced_accuracy", "mean": 0.7512, "std": 0.021, "low": 0.7011, "high": 0.8023, "level": 0.95,
         "runs": 3, "cells": 3, "images": 40, "groups": 8, "resampled": "group", "reason": "",
+        "against": "vit, cnn", "difference": 0.0412, "difference_low": -0.0113, "difference_high": 0.0904,
     }  # fmt: skip
     return base | values
 
@@ -37,7 +38,7 @@ def page(folder: Path, *, kind: str = "scaling", summary: list[Any], cells: list
     study = {
         "kind": kind, "title": EVIL, "note": EVIL, "made": "2026-01-01T00:00:00Z", "classes": ["x", "y"],
         "notes": [EVIL], "settings": {kind: {"folds": 3, "fractions": [0.1, 1.0], "name": EVIL}},
-        "summary": summary, "cells": cells or [cell_row()],
+        "baseline": "vit, cnn", "summary": summary, "cells": cells or [cell_row()],
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(study))
     return write_study_page(folder).read_text()
@@ -51,7 +52,7 @@ def test_every_number_stands_on_the_page_with_what_it_is(tmp_path: Path) -> None
             summary_row(test="b", in_domain=False, mean=0.6, std=None, resampled="image", groups=40),
             summary_row(method="lora", runs=2, reason="1 of 3 failed: boom"),
             summary_row(fraction=0.1, mean=None, std=None, low=None, high=None, level=None, runs=None, images=None,
-                        resampled=None, reason="3 of 3 not run: too few"),
+                        resampled=None, reason="3 of 3 not run: too few", difference=None),
         ],
         cells=[
             cell_row(),
@@ -62,6 +63,7 @@ def test_every_number_stands_on_the_page_with_what_it_is(tmp_path: Path) -> None
     for said in (
         "0.751", "± 0.021", "[0.701, 0.802]", "40 images of 8 groups; intervals by group",
         "40 images; intervals by image", "2 of 3 runs", "not run", "too few", "boom", "Another domain", "0.1, 1.0",
+        "Δ +0.041 [-0.011, +0.090]",
     ):  # fmt: skip
         assert said in told, said
     assert told.count("<svg") == 2

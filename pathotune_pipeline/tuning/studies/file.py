@@ -39,6 +39,9 @@ class StudyFile(Spec):
     methods: dict[str, dict[str, Any]] = setting(
         {}, "A name for each method; what of its settings differs, and `encoders`: those it is tried on, or all."
     )
+    baseline: str = setting(
+        "", 'The row that others are compared with, as "encoder, method"; empty: the first of the tables.'
+    )
     scaling: dict[str, Any] = setting({}, "How `study scaling` cuts and trains.")
     domains: dict[str, Any] = setting({}, "How `study domains` cuts and trains.")
     slides: SlideSource | None = setting(None, "Slides of a store, for `study protocol`, instead of patches.")

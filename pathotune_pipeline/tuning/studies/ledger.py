@@ -50,11 +50,14 @@ class Ledger:
             return None
         if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("fingerprint") != cell.fingerprint:
             return None
-        tests = {
-            name: self.items.run(cell.parts.tests[name], np.array(rows, np.float64))
-            for name, rows in found["probabilities"].items()
-        }
-        return CellRecord(found["status"], found["reason"], tests, found["facts"], found["seconds"], found["run"])
+        try:
+            tests = {
+                name: self.items.run(cell.parts.tests[name], np.array(rows, np.float64))
+                for name, rows in found["probabilities"].items()
+            }
+            return CellRecord(found["status"], found["reason"], tests, found["facts"], found["seconds"], found["run"])
+        except (KeyError, AttributeError, TypeError, ValueError):  # somebody has changed it: it is computed again
+            return None
 
     def write(self, cell: Cell, record: CellRecord) -> None:
         """Keep what became of a cell, over what was known before.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,12 @@ from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.evaluation.run_scores import SCORES
+from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 from pathotune_pipeline.tuning.patches.read import read_patches
-from pathotune_pipeline.tuning.studies.cell import Fit
+from pathotune_pipeline.tuning.studies.cell import Cell, Contender, Fit
 from pathotune_pipeline.tuning.studies.eva import rules_for
-from pathotune_pipeline.tuning.studies.file import StudyFile
+from pathotune_pipeline.tuning.studies.file import SlideSource, StudyFile
 from pathotune_pipeline.tuning.studies.grid import Grid, domains_grid, scaling_grid
 from pathotune_pipeline.tuning.studies.material import items_of
 from pathotune_pipeline.tuning.studies.methods import PatchFit
@@ -52,12 +53,14 @@ class OpenStudy:
         fit: trains one.
         draws: of the bootstrap.
         about: for the page: "kind", "title", "note", "settings".
+        baseline: the row that others are compared with; None of a single row.
     """
 
     grid: Grid
     fit: Fit
     draws: int
     about: Mapping[str, Any]
+    baseline: Contender | None = None
 
 
 def open_study(request: StudyRequest) -> OpenStudy:
@@ -73,7 +76,9 @@ def open_study(request: StudyRequest) -> OpenStudy:
     if request.kind == "domains":
         return _open_grid(file, request, file.domains_spec(request.flags))
     spec = file.protocol_spec(request.flags)
-    return _open_patch_heads(file, request, spec) if file.slides is None else _open_slide_heads(file, request, spec)
+    if file.slides is None:
+        return _open_patch_heads(file, request, spec)
+    return _open_slide_heads(file, file.slides, request, spec)
 
 
 def _open_grid(file: StudyFile, request: StudyRequest, spec: GridSpec) -> OpenStudy:
@@ -82,8 +87,7 @@ def _open_grid(file: StudyFile, request: StudyRequest, spec: GridSpec) -> OpenSt
     fit = PatchFit(patches, encoders, rows, steps=spec.steps)
     cut: Callable[..., Grid] = scaling_grid if isinstance(spec, ScalingSpec) else domains_grid
     grid = cut(patches, fit.contenders, spec)
-    notes = (*patches.notes, *grid.notes)
-    return OpenStudy(replace(grid, notes=notes), fit, spec.bootstrap, _about(file, request, spec))
+    return _opened(file, request, spec, fit=fit, grid=grid, notes=patches.notes)
 
 
 def _open_patch_heads(file: StudyFile, request: StudyRequest, spec: ProtocolSpec) -> OpenStudy:
@@ -95,25 +99,26 @@ def _open_patch_heads(file: StudyFile, request: StudyRequest, spec: ProtocolSpec
     encoders = {name: create_encoder(each, device=pick_device(each.device)) for name, each in specs.items()}
     heads = PatchHeads(encoders, patches, items, request.out, spec)
     grid = protocol_grid(items, heads.contenders(), division, rules=rules_for("patch", spec))
-    notes = (*patches.notes, *grid.notes)
-    return OpenStudy(replace(grid, notes=notes), heads, spec.bootstrap, _about(file, request, spec))
+    return _opened(file, request, spec, fit=heads, grid=grid, notes=patches.notes)
 
 
-def _open_slide_heads(file: StudyFile, request: StudyRequest, spec: ProtocolSpec) -> OpenStudy:
-    assert file.slides is not None
-    found = read_slide_bags(file.slides, spec)
+def _open_slide_heads(file: StudyFile, slides: SlideSource, request: StudyRequest, spec: ProtocolSpec) -> OpenStudy:
+    found = read_slide_bags(slides, spec)
     heads = SlideHeads(found.bags, found.recipes, found.items, spec)
     grid = protocol_grid(found.items, heads.contenders(), found.division, rules=rules_for("slide", spec))
-    notes = (*found.notes, *grid.notes)
-    return OpenStudy(replace(grid, notes=notes), heads, spec.bootstrap, _about(file, request, spec))
+    return _opened(file, request, spec, fit=heads, grid=grid, notes=found.notes)
 
 
-def _labelled(patches: PatchSet) -> PatchSet:
-    return patches.subset(patches.where(labelled=True)) if (patches.labels < 0).any() else patches
-
-
-def _about(file: StudyFile, request: StudyRequest, spec: GridSpec | ProtocolSpec) -> dict[str, Any]:
-    return {
+def _opened(
+    file: StudyFile,
+    request: StudyRequest,
+    spec: GridSpec | ProtocolSpec,
+    *,
+    fit: Fit,
+    grid: Grid,
+    notes: tuple[str, ...],
+) -> OpenStudy:
+    about = {
         "kind": request.kind,
         "headline": SCORES[0],
         "title": file.title or f"Study: {request.kind}",
@@ -121,3 +126,22 @@ def _about(file: StudyFile, request: StudyRequest, spec: GridSpec | ProtocolSpec
         "item": "image" if file.slides is None else "slide",
         "settings": {request.kind: spec.model_dump(mode="json")},
     }
+    baseline = _baseline(file, grid.cells)
+    return OpenStudy(replace(grid, notes=(*notes, *grid.notes)), fit, spec.bootstrap, about, baseline)
+
+
+def _baseline(file: StudyFile, cells: Sequence[Cell]) -> Contender | None:
+    """The row that the file names, or the first; None of a single row.
+
+    Raises:
+        SpecError: there is no such row.
+    """
+    rows = {cell.contender.title: cell.contender for cell in cells}
+    if file.baseline and file.baseline not in rows:
+        told = f"{nearest(file.baseline, rows)} Rows: {'; '.join(rows)}."
+        raise SpecError(f"baseline: there is no row {file.baseline!r}.{told}")
+    return None if len(rows) < 2 else rows[file.baseline] if file.baseline else next(iter(rows.values()))
+
+
+def _labelled(patches: PatchSet) -> PatchSet:
+    return patches.subset(patches.where(labelled=True)) if (patches.labels < 0).any() else patches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -235,7 +235,7 @@ def fewer_tiles(bag: Bag, most: int | None, *, seed: int) -> Bag:
     return Bag(bag.features[chosen], bag.coords[chosen], bag.bag_id, bag.group, bag.target)
 
 
-def _fitted(make: partial[ClassHead], samples: Samples, rules: Rules, *, spec: ProtocolSpec, seed: int) -> Fitted:
+def _fitted(make: Callable[[], ClassHead], samples: Samples, rules: Rules, *, spec: ProtocolSpec, seed: int) -> Fitted:
     predict, result = fit_head(make, samples, rules, spec=spec, seed=seed)
     count = sum(value.numel() for value in result.best_state.values())
     facts = {"trainable": count, "epochs": len(result.history), "best_epoch": result.best_epoch}

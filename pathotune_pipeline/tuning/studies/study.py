@@ -54,7 +54,7 @@ def run_study(
     elif jobs > 1:
         compute_in_processes(work, partial(open_work, request, opener), jobs=jobs, run=run, on_cell=on_cell)
     records = records_of(ledger, list(study.grid.cells))
-    return write_tables(request.out, study.grid, records, draws=study.draws, about=study.about)
+    return write_tables(request.out, study.grid, records, draws=study.draws, about=study.about, baseline=study.baseline)
 
 
 def open_work(request: StudyRequest, opener: Opener) -> Work:

@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from pathotune_pipeline.evaluation.run_scores import SCORES, JudgedRun, RunScore, score_runs
+from pathotune_pipeline.evaluation.run_scores import SCORES, Difference, JudgedRun, RunScore, compare_runs, score_runs
 from pathotune_pipeline.provenance import short
-from pathotune_pipeline.tuning.studies.cell import Cell, CellRecord, Items
+from pathotune_pipeline.tuning.studies.cell import Cell, CellRecord, Contender, Items
 
 UNTOLD = CellRecord("not run", "not computed yet: the study was stopped before")
 CELL_COLUMNS = (
@@ -20,7 +20,7 @@ CELL_COLUMNS = (
 )  # fmt: skip
 SUMMARY_COLUMNS = (
     "encoder", "method", "train_domain", "fraction", "test", "in_domain", "score", "mean", "std", "low", "high", "level",
-    "runs", "cells", "images", "groups", "resampled", "reason",
+    "runs", "cells", "images", "groups", "resampled", "against", "difference", "difference_low", "difference_high", "reason",
 )  # fmt: skip
 
 
@@ -38,6 +38,8 @@ class SummaryRow:
         value: mean, std, interval and counts; None where no cell was done.
         cells: that the study has of this row, done or not.
         reason: why cells are missing; "" where none is.
+        against: title of the row that it is compared with; "" for that row itself.
+        apart: how much higher it scores than that row, in the same folds and seeds; None where that is not known.
     """
 
     encoder: str
@@ -50,13 +52,21 @@ class SummaryRow:
     value: RunScore | None
     cells: int
     reason: str
+    against: str = ""
+    apart: Difference | None = None
 
     def plain(self) -> dict[str, Any]:
         """Its columns, None where there is no value."""
         own = {name: getattr(self, name) for name in SUMMARY_COLUMNS if hasattr(self, name)}
         told = asdict(self.value) if self.value else {}
         unit = self.value.unit if self.value else None
-        return dict.fromkeys(SUMMARY_COLUMNS) | own | _known(told) | {"resampled": unit}
+        apart = self.apart
+        differences = {
+            "difference": apart.mean if apart else None,
+            "difference_low": apart.low if apart else None,
+            "difference_high": apart.high if apart else None,
+        }
+        return dict.fromkeys(SUMMARY_COLUMNS) | own | _known(told) | {"resampled": unit} | differences
 
 
 def cell_rows(items: Items, cells: Sequence[Cell], records: Mapping[str, CellRecord]) -> list[dict[str, Any]]:
@@ -98,32 +108,67 @@ def cell_rows(items: Items, cells: Sequence[Cell], records: Mapping[str, CellRec
     return rows
 
 
-def summary_rows(cells: Sequence[Cell], records: Mapping[str, CellRecord], *, draws: int) -> list[SummaryRow]:
+def summary_rows(
+    cells: Sequence[Cell], records: Mapping[str, CellRecord], *, draws: int, baseline: Contender | None = None
+) -> list[SummaryRow]:
     """A row for each score of what differs in fold and seed alone.
 
     Args:
         cells: of the study.
         records: by the cells' file names.
         draws: of the bootstrap.
+        baseline: the row that others are compared with, fold by fold and seed by seed; None compares none.
     """
-    groups: dict[tuple[str, str, str, float, str], list[Cell]] = {}
+    groups: dict[_Key, list[Cell]] = {}
     for cell in cells:
         for test in cell.parts.tests or ("",):
             who = cell.contender
-            groups.setdefault((who.encoder, who.method, cell.domain, cell.fraction, test), []).append(cell)
+            groups.setdefault(_Key(who.encoder, who.method, cell.domain, cell.fraction, test), []).append(cell)
     rows = []
-    for (encoder, method, domain, fraction, test), own in groups.items():
+    for key, own in groups.items():
         found = [records.get(cell.file_name, UNTOLD) for cell in own]
-        runs = [record.tests[test] for record in found if record.status == "done"]
-        scores = _scores(runs, draws)
+        runs = [record.tests[key.test] for record in found if record.status == "done"]
+        scores = score_runs(runs, draws=draws) if runs else {}
+        against, apart = "", dict[str, Difference]()
+        if baseline is not None and (key.encoder, key.method) != (baseline.encoder, baseline.method):
+            against = baseline.title
+            other = groups.get(key._replace(encoder=baseline.encoder, method=baseline.method), [])
+            pairs = _pairs(own, other, records, key.test)
+            apart = compare_runs(pairs, draws=draws) if pairs else {}
         for name in SCORES:
             rows.append(
                 SummaryRow(
-                    encoder, method, domain, fraction, test, test in own[0].parts.held_out, name, scores.get(name),
-                    cells=len(own), reason=_reasons(found),
+                    *key[:5], key.test in own[0].parts.held_out, name, scores.get(name), len(own), _reasons(found),
+                    against=against, apart=apart.get(name),
                 )
             )  # fmt: skip
     return rows
+
+
+class _Key(NamedTuple):
+    """What the rows of one set of runs share."""
+
+    encoder: str
+    method: str
+    domain: str
+    fraction: float
+    test: str
+
+
+def _pairs(
+    own: Sequence[Cell], other: Sequence[Cell], records: Mapping[str, CellRecord], test: str
+) -> list[tuple[JudgedRun, JudgedRun]]:
+    """The runs of two contenders in the same folds and seeds, where both are done."""
+    done = {
+        (cell.fold, cell.seed): record.tests[test]
+        for cell in other
+        if (record := records.get(cell.file_name, UNTOLD)).status == "done"
+    }
+    return [
+        (record.tests[test], done[cell.fold, cell.seed])
+        for cell in own
+        if (record := records.get(cell.file_name, UNTOLD)).status == "done" and (cell.fold, cell.seed) in done
+    ]
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -140,10 +185,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else value
-
-
-def _scores(runs: Sequence[JudgedRun], draws: int) -> Mapping[str, RunScore]:
-    return score_runs(runs, draws=draws) if runs else {}
 
 
 def _reasons(records: Sequence[CellRecord]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pathotune_pipeline.provenance import now, package_versions
 from pathotune_pipeline.store.files import replace_file, to_json
-from pathotune_pipeline.tuning.studies.cell import CellRecord
+from pathotune_pipeline.tuning.studies.cell import CellRecord, Contender
 from pathotune_pipeline.tuning.studies.grid import Grid
 from pathotune_pipeline.tuning.studies.tables import (
     CELL_COLUMNS,
@@ -22,7 +22,13 @@ CELLS_TABLE, SUMMARY_TABLE, STUDY = "cells.csv", "summary.csv", "study.json"
 
 
 def write_tables(
-    out: Path, grid: Grid, records: Mapping[str, CellRecord], *, draws: int, about: Mapping[str, Any]
+    out: Path,
+    grid: Grid,
+    records: Mapping[str, CellRecord],
+    *,
+    draws: int,
+    about: Mapping[str, Any],
+    baseline: Contender | None = None,
 ) -> dict[str, Any]:
     """Write `cells.csv`, `summary.csv` and `study.json`, each whole.
 
@@ -31,15 +37,17 @@ def write_tables(
         grid: the study's cells.
         records: what is known of them, by file name.
         draws: of the bootstrap.
+        baseline: the row that others are compared with.
         about: "kind", "title" and what else the page is to say.
 
     Returns:
         What `study.json` holds.
     """
     cells = cell_rows(grid.items, grid.cells, records)
-    summary = [row.plain() for row in summary_rows(grid.cells, records, draws=draws)]
+    summary = [row.plain() for row in summary_rows(grid.cells, records, draws=draws, baseline=baseline)]
     study = {
         **about,
+        "baseline": baseline.title if baseline else "",
         "classes": list(grid.items.classes),
         "notes": list(grid.notes),
         "summary": summary,

@@ -27,6 +27,7 @@ from pathlib import Path
 from pathotune_pipeline.tuning.studies.compute import compute_cells
 from pathotune_pipeline.tuning.studies.ledger import Ledger
 from pathotune_pipeline.tuning.studies.grid import scaling_grid
+from pathotune_pipeline.tuning.studies.material import items_of
 from tests.tuning.studies.conftest import CONTENDERS, GuessingFit, make_patches
 from tests.tuning.studies.test_compute import SPEC
 
@@ -128,11 +129,13 @@ def test_a_prediction_that_makes_no_sense_fails_its_cell(patches: PatchSet, tmp_
 def test_a_file_that_is_not_a_result_is_computed_over(patches: PatchSet, tmp_path: Path) -> None:
     compute(grid_of(patches), patches, tmp_path)
     whole = results(tmp_path)
-    torn, foreign = sorted((tmp_path / "cells").iterdir())[:2]
+    torn, foreign, changed = sorted((tmp_path / "cells").iterdir())[:3]
+    facts = json.loads(changed.read_bytes())
+    changed.write_text(json.dumps({**facts, "probabilities": {name: [[0.5]] for name in facts["probabilities"]}}))
     torn.write_bytes(torn.read_bytes()[:1000])
     foreign.write_text('{"format": 1, "fingerprint": "another"}')
     fit, _ = compute(grid_of(patches), patches, tmp_path)
-    assert sorted(fit.fitted) == sorted([torn.name, foreign.name])
+    assert sorted(fit.fitted) == sorted([torn.name, foreign.name, changed.name])
     assert results(tmp_path) == whole
 
 

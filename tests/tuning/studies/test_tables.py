@@ -25,7 +25,7 @@ def computed(patches: PatchSet, out: Path, spec: ScalingSpec, *more: Contender) 
 
 
 def tables(out: Path, grid: Grid, records: dict[str, CellRecord]) -> tuple[list[dict[str, str]], ...]:
-    write_tables(out, grid, records, draws=1000, about={"kind": "scaling"})
+    write_tables(out, grid, records, draws=1000, about={"kind": "scaling"}, baseline=CONTENDERS[0])
     return tuple(list(csv.DictReader(io.StringIO((out / name).read_text()))) for name in ("cells.csv", "summary.csv"))
 
 
@@ -79,3 +79,17 @@ def test_what_is_not_computed_yet_is_told(patches: PatchSet, tmp_path: Path) -> 
     assert {row["reason"] for row in cells if row["status"] == "not run"} == {
         "not computed yet: the study was stopped before"
     }
+
+
+def test_rows_are_compared_with_the_baseline_in_the_same_folds(patches: PatchSet, tmp_path: Path) -> None:
+    bad = Contender("vit", "broken", {"skill": 3.0, "fails_in_fold": 1})
+    grid, records = computed(patches, tmp_path, ScalingSpec(fractions=(1.0,), seeds=1, folds=3), bad)
+    cells, summary = tables(tmp_path, grid, records)
+    rows = {row["method"]: row for row in summary if (row["test"], row["score"]) == ("lab-a", "auroc")}
+    own = {(row["method"], row["fold"]): row["auroc"] for row in cells if row["test"] == "lab-a"}
+    assert (rows["linear"]["against"], rows["linear"]["difference"]) == ("", "")
+    for method, folds in (("lora", "012"), ("broken", "02")):
+        expected = np.mean([float(own[method, fold]) - float(own["linear", fold]) for fold in folds])
+        assert float(rows[method]["difference"]) == pytest.approx(expected)
+        assert rows[method]["against"] == "vit, linear"
+        assert float(rows[method]["difference_low"]) <= expected <= float(rows[method]["difference_high"])
