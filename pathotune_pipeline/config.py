@@ -51,6 +51,9 @@ _HOMES = {
     "patches": "tuning.patches.spec:PatchSpec",
     "adapt": "tuning.run.parts:AdaptRunSpec",
     "adapt_slides": "tuning.run.slides:SlideAdaptSpec",
+    "pretrain": "tuning.pretrain.spec:PretrainSpec",
+    "mae": "tuning.pretrain.spec:MaeSpec",
+    "puzzle": "tuning.pretrain.spec:PuzzleSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

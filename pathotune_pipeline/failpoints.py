@@ -26,6 +26,8 @@ NAMES = frozenset(
         "gc.group",
         "study.fitted",
         "study.cell",
+        "pretrain.step",
+        "pretrain.checkpoint",
     }
 )
 _hits: Counter[str] = Counter()

@@ -59,7 +59,7 @@ class LowRankChanges(nn.Module):
         layers = target_layers(backbone, all_linear=spec.targets == "all")
         self.layers = nn.ModuleDict({name.replace(".", "-"): LowRank(layer, spec) for name, layer in layers.items()})
         self._handles: list[RemovableHandle] = []
-        self._unchanged: list[nn.Parameter] = []
+        self._unchanged: list[torch.Tensor] = []
 
     @property
     def is_merged(self) -> bool:

@@ -42,7 +42,7 @@ def write_encoder(
     """
     from safetensors.torch import save
 
-    layout = _bundle_card(card, spec, folder.name) or timm_config(card, spec)
+    layout = folder_layout(card, spec, name=folder.name)
     tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS, save(tensors))
@@ -58,6 +58,21 @@ def write_encoder(
         _write_json(folder / CARD_FILE, content)
     else:
         _write_json(folder / "config.json", {**layout, "note": changed})
+
+
+def folder_layout(card: EncoderCard, spec: EncoderSpec, *, name: str) -> CatalogueCard | dict[str, Any]:
+    """What tells how an encoder's network is built from a folder: a bundle's card, or a `config.json`.
+
+    Args:
+        card: of the encoder.
+        spec: what it was made of.
+        name: the folder's.
+
+    Raises:
+        SpecError: the encoder's network cannot be built from a folder.
+        WeightsError: what it was made of is there no more.
+    """
+    return _bundle_card(card, spec, name) or timm_config(card, spec)
 
 
 def timm_config(card: EncoderCard, spec: EncoderSpec) -> dict[str, Any]:
@@ -84,6 +99,17 @@ def timm_config(card: EncoderCard, spec: EncoderSpec) -> dict[str, Any]:
                 f"{card.name}: its network is built by code of its own ({card.source}), so its weights cannot be written "
                 "as an encoder's folder. Use an adapter: vpt-deep, pathotune or lora."
             )
+    return network_config(str(found["architecture"]), found.get("model_args") or {}, card)
+
+
+def network_config(architecture: str, arguments: Mapping[str, Any], card: EncoderCard) -> dict[str, Any]:
+    """The `config.json` with which timm builds a network without a classifier, and resizes and normalises as its card says.
+
+    Args:
+        architecture: timm's name of it.
+        arguments: what timm is given beside the name; plain values.
+        card: dim, input_px, mean, std, interpolation, licence.
+    """
     side = card.input_px or card.tile_px
     seen: dict[str, Any] = {
         "input_size": [3, side, side],
@@ -95,12 +121,11 @@ def timm_config(card: EncoderCard, spec: EncoderSpec) -> dict[str, Any]:
     }
     if card.licence:
         seen["license"] = card.licence
-    arguments = {**(found.get("model_args") or {}), "num_classes": 0}
     return {
-        "architecture": str(found["architecture"]),
+        "architecture": architecture,
         "num_classes": 0,
         "num_features": card.dim,
-        "model_args": arguments,
+        "model_args": {**arguments, "num_classes": 0},
         "pretrained_cfg": seen,
     }
 

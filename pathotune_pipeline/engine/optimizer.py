@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,21 @@ def _parts(group: ParameterGroup, spec: TrainSpec) -> list[dict[str, Any]]:
         return [{"params": trained, "weight_decay": decay, **shared}]
     parts = (([p for p in trained if p.ndim > 1], decay), ([p for p in trained if p.ndim <= 1], 0.0))
     return [{"params": params, "weight_decay": value, **shared} for params, value in parts]
+
+
+def memory_of(optimizer: Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers, by the parameter's number and the name of the memory, such as "3.exp_avg"."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": torch.as_tensor(value) for number, own in state.items() for name, value in own.items()}
+
+
+def remember(optimizer: Optimizer, memory: Mapping[str, Tensor]) -> None:
+    """Give an optimiser of the same parameters the memory that `memory_of` told."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in memory.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = tensor.clone()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class Lookahead:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathotune_pipeline.engine.optimizer import Lookahead, ParameterGroup, build_optimizer
+from pathotune_pipeline.engine.optimizer import Lookahead, ParameterGroup, build_optimizer, memory_of, remember
 from pathotune_pipeline.engine.spec import TrainSpec
 from pathotune_pipeline.errors import UsageError
 
@@ -85,9 +85,7 @@ class Stepper:
 
     def tensors(self) -> dict[str, Tensor]:
         """What the optimiser and Lookahead remember, by the parameter's number and the name of the memory."""
-        found: dict[str, Tensor] = {}
-        for number, memory in self._optimizer.state_dict()["state"].items():
-            found |= {f"{number}.{name}": torch.as_tensor(value) for name, value in memory.items()}
+        found = memory_of(self._optimizer)
         slow = self._lookahead.slow if self._lookahead else []
         return found | {f"{number}.slow": tensor for number, tensor in enumerate(slow)}
 
@@ -97,7 +95,7 @@ class Stepper:
         Raises:
             UsageError: they are of another optimiser.
         """
-        state: dict[int, dict[str, Tensor]] = {}
+        memory: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
             number, _, name = key.partition(".")
             if name == "slow":
@@ -105,8 +103,7 @@ class Stepper:
                     raise UsageError("The saved course was trained with Lookahead, this one is not.")
                 self._lookahead.slow[int(number)].copy_(tensor)
             else:
-                state.setdefault(int(number), {})[name] = tensor.clone()
-        own = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+                memory[key] = tensor
+        remember(self._optimizer, memory)
         if self._lookahead:
             self._lookahead.done = pulls

@@ -104,6 +104,8 @@ def test_every_setting_has_one_flag_and_a_sentence() -> None:
 
     groups = (
         (*config.EXTRACTION, "execution"),
+        ("pretrain", "mae"),
+        ("pretrain", "puzzle"),
         ("crossval",),
         ("model",),
         ("evaluate",),

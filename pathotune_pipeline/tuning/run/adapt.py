@@ -124,7 +124,8 @@ def adapt_patches(
         WeightsError: weights are absent or do not fit.
         PathotuneError: the loss is not finite.
     """
-    return adapt_tasks(encoder, [PatchTask(patches, train, val)], spec=spec, out=out, on_epoch=on_epoch)
+    task = PatchTask(patches, np.asarray(train, np.int64), np.asarray(val, np.int64))
+    return adapt_tasks(encoder, [task], spec=spec, out=out, on_epoch=on_epoch)
 
 
 def adapt_tasks(
@@ -153,6 +154,8 @@ def adapt_tasks(
         PathotuneError: the loss is not finite.
     """
     began = time.perf_counter()
+    if not tasks:
+        raise UsageError("There is no task to adapt to. Give at least one.")
     notes = [note for task in tasks for note in _checked(task)]
     if spec.method in PROBES:
         if len(tasks) != 1:
@@ -199,7 +202,13 @@ def _train(
     batches = TaskBatches(
         [
             PatchBatches(
-                task.patches, task.train, spec.batch, balance=spec.balance, augment=augment, seed=seed + number
+                task.patches,
+                task.train,
+                spec.batch,
+                balance=spec.balance,
+                augment=augment,
+                seed=seed + number,
+                device=learner.body.encoder.device,
             )
             for number, task in enumerate(tasks)
         ],
@@ -317,7 +326,8 @@ def _key(learner: PatchLearner, tasks: Sequence[PatchTask], spec: AdaptSpec) -> 
     for task in tasks:
         digest = hashlib.sha256()
         for part in (task.train, task.val):
-            digest.update(np.ascontiguousarray(task.patches.images[part]).tobytes())
+            for start in range(0, len(part), 1024):  # so that no second copy of all pixels is made
+                digest.update(task.patches.images[part[start : start + 1024]].tobytes())
             digest.update(task.patches.labels[part].tobytes())
         parts.append({"words": dict(task.words), "classes": list(task.patches.classes), "sha256": digest.hexdigest()})
     recipe = {"spec": hashed_values(spec), "encoder": learner.body.encoder.recipe(), "tasks": parts}

@@ -149,7 +149,7 @@ def _card(result: AdaptResult, patches: PatchSet, parts: Parts, scores: Mapping[
         "classes": list(result.classes[0]),
         "patches": {"parts": parts.source, "counts": counted, "groups": known},
         "scores": dict(scores),
-        "notes": [*patches.notes, *told["notes"]],
+        "notes": [*patches.notes, *parts.notes, *told["notes"]],
     }
 
 

@@ -83,19 +83,34 @@ def build_body(
         return _whole(_cnn(spec.cnn, device, side_px), spec)
     if isinstance(encoder, EncoderSpec):
         encoder = create_encoder(encoder.with_values(precision="fp32"), device=device)
-    if encoder.card.mean is None:
-        raise SpecError(
-            f"--method {spec.method}: {encoder.card.name} has no weights that could be adapted. Use linear or knn."
-        )
-    if encoder.dtype != torch.float32:
-        raise SpecError(
-            f"--method {spec.method}: {encoder.card.name} was loaded in {encoder.spec.precision}; weights that learn, or "
-            "that learning goes through, are wanted in fp32. Leave --precision out; --train-precision bf16 computes in bf16."
-        )
+    check_encoder(encoder, spec)
     if spec.method in ADAPTERS:
         return _adapted(encoder, spec, texts)
     own = Encoder(copy.deepcopy(encoder.module), encoder.card, encoder.spec, encoder.device)
     return _last_blocks(own, spec) if spec.method == "partial" else _whole(own, spec)
+
+
+def check_encoder(encoder: Encoder, spec: AdaptSpec) -> None:
+    """Make sure that a method that learns by gradients goes with an encoder.
+
+    Raises:
+        SpecError: it does not.
+    """
+    name = encoder.card.name
+    if encoder.card.mean is None:
+        raise SpecError(f"--method {spec.method}: {name} has no weights that could be adapted. Use linear or knn.")
+    if encoder.dtype != torch.float32:
+        raise SpecError(
+            f"--method {spec.method}: {name} was loaded in {encoder.spec.precision}; weights that learn, or that learning "
+            "goes through, are wanted in fp32. Leave --precision out; --train-precision bf16 computes in bf16."
+        )
+    if spec.method == "full":
+        return
+    blocks = len(check_backbone(encoder.module).trunk.blocks)  # type: ignore[arg-type]
+    if spec.method == "partial" and spec.partial_blocks > blocks:
+        raise SpecError(
+            f"--partial-blocks {spec.partial_blocks}: {name} has {blocks} blocks. Ask for fewer, or use method full."
+        )
 
 
 def _adapted(encoder: Encoder, spec: AdaptSpec, texts: Tensor | None) -> Body:
@@ -113,11 +128,6 @@ def _adapted(encoder: Encoder, spec: AdaptSpec, texts: Tensor | None) -> Body:
 def _last_blocks(encoder: Encoder, spec: AdaptSpec) -> Body:
     """The last blocks and what follows them: the final norm, a pool's own weights."""
     trunk: Any = check_backbone(encoder.module).trunk
-    if spec.partial_blocks > len(trunk.blocks):
-        raise SpecError(
-            f"--partial-blocks {spec.partial_blocks}: {encoder.card.name} has {len(trunk.blocks)} blocks. "
-            "Ask for fewer, or use method full."
-        )
     trained = nn.ModuleList([*trunk.blocks[-spec.partial_blocks :], *_after_blocks(encoder.module)]).requires_grad_(
         True
     )

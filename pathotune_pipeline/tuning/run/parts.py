@@ -9,7 +9,7 @@ import numpy as np
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.spec import setting
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
-from pathotune_pipeline.tuning.patches.splits import grouped_split
+from pathotune_pipeline.tuning.patches.splits import PAPER_SPLIT, grouped_split
 from pathotune_pipeline.tuning.run.spec import AdaptSpec
 
 
@@ -39,13 +39,15 @@ class Parts:
         train: to learn from.
         val: to choose with.
         test: to be judged on.
-        source: "the source's own splits", or how they were drawn.
+        source: "the source's own", or how they were drawn.
+        notes: what a reader of scores should know of them.
     """
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     source: str
+    notes: tuple[str, ...] = ()
 
     def named(self) -> dict[str, np.ndarray]:
         """Each part by its name."""
@@ -66,7 +68,7 @@ def part_patches(patches: PatchSet, spec: AdaptRunSpec) -> Parts:
         UsageError: the source names parts, and none is for training.
         ManifestError: a class is in too few groups for every part to have it.
     """
-    unit = "patch by patch" if spec.paper_split else "by group"
+    unit, notes = ("patch by patch", (PAPER_SPLIT,)) if spec.paper_split else ("by group", ())
     own = {name: patches.where(split=name, labelled=True) for name in ("train", "val", "test")}
     if len(own["val"]) + len(own["test"]) and not len(own["train"]):
         raise UsageError(
@@ -77,7 +79,7 @@ def part_patches(patches: PatchSet, spec: AdaptRunSpec) -> Parts:
             return Parts(**own, source="the source's own")
         cut = _cut(patches, {"train": 1 - spec.val_share, "val": spec.val_share}, spec, index=own["train"])
         source = f"the source's own; validation drawn {unit} from training"
-        return Parts(cut["train"], cut["val"], own["test"], source)
+        return Parts(cut["train"], cut["val"], own["test"], source, notes)
     rest = 1 - spec.test_share
     shares = {"train": rest * (1 - spec.val_share), "val": rest * spec.val_share, "test": spec.test_share}
     wanted = {name: share for name, share in shares.items() if share}
@@ -85,7 +87,7 @@ def part_patches(patches: PatchSet, spec: AdaptRunSpec) -> Parts:
     if len(wanted) == 1:
         return Parts(patches.where(labelled=True), none, none, source="all train")
     cut = _cut(patches, wanted, spec, index=None)
-    return Parts(cut["train"], cut.get("val", none), cut.get("test", none), source=f"drawn {unit}")
+    return Parts(cut["train"], cut.get("val", none), cut.get("test", none), f"drawn {unit}", notes)
 
 
 def _cut(

@@ -17,8 +17,10 @@ from pathotune_pipeline.adapt.attach import AdaptedNetwork
 from pathotune_pipeline.adapt.file import save_adapter
 from pathotune_pipeline.bags.splits import Fold, patient_holdout
 from pathotune_pipeline.encoders.card import EncoderSpec
+from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.engine.checkpoint import write_atomically
 from pathotune_pipeline.engine.course import EpochRecord
+from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.evaluation.run_scores import JudgedRun
 from pathotune_pipeline.tuning.run.folder import (
     ADAPTER,
@@ -31,7 +33,7 @@ from pathotune_pipeline.tuning.run.folder import (
     write_rows,
 )
 from pathotune_pipeline.tuning.run.slide_pool import SlidePool, SlideSource, read_pools
-from pathotune_pipeline.tuning.run.slides import SlideAdaptResult, SlideAdaptSpec, adapt_slides
+from pathotune_pipeline.tuning.run.slides import SlideAdaptResult, SlideAdaptSpec, adapt_slides, check_method
 
 
 def run_slide_adaptation(
@@ -63,10 +65,12 @@ def run_slide_adaptation(
         WeightsError: weights are absent or do not fit.
     """
     check_out(out, overwrite=overwrite)
+    loaded = create_encoder(encoder.with_values(precision="fp32"), device=pick_device(encoder.device))
+    check_method(loaded, spec)
     pools, notes = read_pools(source, tiles=spec.pool_tiles, seed=spec.split_seed)
     labels, groups = {pool.slide_id: pool.label for pool in pools}, {pool.slide_id: pool.group for pool in pools}
     fold = patient_holdout(labels, groups, test_share=spec.test_share, val_share=spec.val_share, seed=spec.split_seed)
-    result = adapt_slides(encoder, pools, fold=fold, spec=spec, out=out, on_epoch=on_epoch)
+    result = adapt_slides(loaded, pools, fold=fold, spec=spec, out=out, on_epoch=on_epoch)
     return _write(out, result, pools, fold, notes)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pathotune_pipeline.bags.bag import BagBatch
 from pathotune_pipeline.bags.splits import Fold
 from pathotune_pipeline.encoders.card import EncoderSpec
+from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.engine.course import EpochRecord, FitResult, seeded
 from pathotune_pipeline.engine.device import pick_device
@@ -30,7 +31,7 @@ from pathotune_pipeline.spec import hashed_values, setting
 from pathotune_pipeline.tuning.patches.augment import Augmentation
 from pathotune_pipeline.tuning.run.adapt import COURSE, REVISION
 from pathotune_pipeline.tuning.run.choice import validation_value
-from pathotune_pipeline.tuning.run.network import Body, build_body
+from pathotune_pipeline.tuning.run.network import Body, build_body, check_encoder
 from pathotune_pipeline.tuning.run.result import Learnt
 from pathotune_pipeline.tuning.run.slide_pool import SlidePool, check_pools
 from pathotune_pipeline.tuning.run.spec import ADAPTERS, AdaptSpec
@@ -187,14 +188,15 @@ def adapt_slides(
         PathotuneError: the loss is not finite.
     """
     began = time.perf_counter()
-    if spec.method not in ADAPTERS:
-        raise SpecError(f"--method {spec.method}: slides' labels train {', '.join(ADAPTERS)}. For others give patches.")
+    if isinstance(encoder, EncoderSpec):
+        encoder = create_encoder(encoder.with_values(precision="fp32"), device=pick_device(encoder.device))
+    check_method(encoder, spec)
     side_px = check_pools(pools)
     classes = tuple(sorted({pool.label for pool in pools}))
     train, val = ([pool for pool in pools if pool.slide_id in part] for part in map(set, (fold.train, fold.val)))
     if len({pool.label for pool in train}) < 2:
         raise UsageError(f"{len(train)} slides train, of classes {sorted({p.label for p in train})}: two are needed.")
-    device = encoder.device if isinstance(encoder, Encoder) else pick_device(encoder.device)
+    device = encoder.device
     texts = embed_tasks([(classes, {})], spec)
     with seeded(spec.train.seed, device):
         body = build_body(encoder, spec, texts=texts[1] if texts else None, device=device, side_px=side_px)
@@ -219,6 +221,17 @@ def adapt_slides(
         seconds=time.perf_counter() - began,
         text=texts[0] if texts else None,
     )
+
+
+def check_method(encoder: Encoder, spec: SlideAdaptSpec) -> None:
+    """Make sure that slides' labels can train what is asked for.
+
+    Raises:
+        SpecError: the method trains no adapter, or does not go with the encoder.
+    """
+    if spec.method not in ADAPTERS:
+        raise SpecError(f"--method {spec.method}: slides' labels train {', '.join(ADAPTERS)}. For others give patches.")
+    check_encoder(encoder, spec)
 
 
 def _train(

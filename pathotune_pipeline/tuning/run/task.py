@@ -9,6 +9,7 @@ from typing import Any
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
+from pathotune_pipeline.encoders.export import folder_layout
 from pathotune_pipeline.engine.course import EpochRecord
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import SpecError
@@ -16,8 +17,9 @@ from pathotune_pipeline.tuning.patches.read import read_patches
 from pathotune_pipeline.tuning.patches.spec import PatchSpec
 from pathotune_pipeline.tuning.run.adapt import adapt_patches
 from pathotune_pipeline.tuning.run.folder import check_out, write_result
+from pathotune_pipeline.tuning.run.network import check_encoder
 from pathotune_pipeline.tuning.run.parts import AdaptRunSpec, part_patches
-from pathotune_pipeline.tuning.run.spec import PROBES
+from pathotune_pipeline.tuning.run.spec import NETWORKS, PROBES
 
 
 def run_adaptation(
@@ -50,7 +52,7 @@ def run_adaptation(
     check_out(out, overwrite=overwrite)
     if encoder.also or getattr(encoder, "adapter", ()):
         raise SpecError("One encoder without an adapter is adapted at a time. Leave the others, or --adapter, out.")
-    loaded = None if spec.method == "cnn" else _load(encoder, spec)
+    loaded = None if spec.method == "cnn" else _load(encoder, spec, out)
     card = loaded.card if loaded else None
     found = read_patches(
         patches, side_px=card.input_px or card.tile_px if card else None, mpp=card.mpp if card else None
@@ -62,6 +64,14 @@ def run_adaptation(
     return write_result(out, result, patches=found, parts=parts, encoder=encoder)
 
 
-def _load(encoder: EncoderSpec, spec: AdaptRunSpec) -> Encoder:
-    wanted = encoder if spec.method in PROBES else encoder.with_values(precision="fp32")
-    return create_encoder(wanted, device=pick_device(encoder.device))
+def _load(encoder: EncoderSpec, spec: AdaptRunSpec, out: Path) -> Encoder:
+    """The encoder; what does not go with it, or could not be written in the end, is said before patches are read."""
+    probed = spec.method in PROBES
+    loaded = create_encoder(
+        encoder if probed else encoder.with_values(precision="fp32"), device=pick_device(encoder.device)
+    )
+    if not probed:
+        check_encoder(loaded, spec)
+    if spec.method in NETWORKS:
+        folder_layout(loaded.card, encoder, name=out.name)
+    return loaded

@@ -18,6 +18,7 @@ from pathotune_pipeline.adapt.file import load_adapter, read_adapter_card
 from pathotune_pipeline.cli.main import main
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.tuning.patches.splits import LeakageWarning
 from pathotune_pipeline.tuning.run.adapt import COURSE
 
 
@@ -101,6 +102,31 @@ def test_parts_keep_slides_together(table, small_backbone, tmp_path):
     assert {name: len(groups) for name, groups in parts.items()} == {"train": 16, "val": 5, "test": 9}
     assert not parts["train"] & parts["val"]
     assert not parts["test"] & (parts["train"] | parts["val"])
+
+
+def test_a_papers_split_tears_slides_and_says_so(table, small_backbone, tmp_path):
+    with pytest.warns(LeakageWarning, match="one by one"):
+        assert adapt(table, small_backbone, tmp_path / "tuned", "linear", "--paper-split") == 0
+    card = json.loads((tmp_path / "tuned" / "adapted.json").read_text())
+    assert card["patches"]["parts"] == "drawn patch by patch"
+    assert any("scores are too good" in note for note in card["notes"])
+    parts: dict[str, set[str]] = {}
+    for row in rows(tmp_path / "tuned" / "splits.csv"):
+        parts.setdefault(row["group"], set()).add(row["part"])
+    assert max(len(each) for each in parts.values()) > 1
+
+
+def test_what_could_not_be_written_is_said_before_patches_are_read(small_backbone, tmp_path, capsys):
+    nothing = tmp_path / "nothing.csv"  # it would be missed next
+    for words, said in (
+        (["--encoder", "stain-texture", "--method", "full"], "no weights that could be adapted"),
+        (["--encoder", f"local:{small_backbone}", "--method", "partial", "--partial-blocks", "3"], "has 2 blocks"),
+    ):
+        assert (
+            main(["adapt", "--patches", str(nothing), "--out", str(tmp_path / "out"), "--device", "cpu", *words]) == 2
+        )
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_file_tells_where_it_comes_from(table, small_backbone, tmp_path):
