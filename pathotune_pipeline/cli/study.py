@@ -1,9 +1,9 @@
 """Methods held against each other on one set of labelled patches, every cell once, and again only where something changed.
 
 Examples:
-  pathotune study scaling --study mitosis.yaml --out study/            # nested shares of the training slides
-  pathotune study domains --study mitosis.yaml --out study/ --jobs 2   # train on one domain, test on every other
-  pathotune study protocol --study benchmark.yaml --out study/         # frozen encoders under a fixed protocol
+  pathotune study scaling --study mitosis.yaml --out scaling/          # nested shares of the training slides
+  pathotune study domains --study mitosis.yaml --out domains/ --jobs 2 # train on one domain, test on every other
+  pathotune study protocol --study benchmark.yaml --out bench/         # frozen encoders under a fixed protocol
 
 The file names patches, encoders and methods. Run the same command again after a kill: what is there stays.
 """

@@ -199,10 +199,9 @@ class SlideHeads:
     def contenders(self) -> tuple[Contender, ...]:
         """One for each feature set."""
         rules = rules_for("slide", self.spec)
+        drawn = {"max_tiles": self.spec.max_tiles, "seed": self.spec.split_seed} if self.spec.max_tiles else None
         return tuple(
-            Contender(
-                name, ATTENTION, head_recipe(recipe, ATTENTION, self.spec, rules) | {"max_tiles": self.spec.max_tiles}
-            )
+            Contender(name, ATTENTION, head_recipe(recipe, ATTENTION, self.spec, rules) | {"tiles": drawn})
             for name, recipe in self.recipes.items()
         )
 

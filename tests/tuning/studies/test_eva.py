@@ -9,6 +9,7 @@ from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.evaluation.metrics import auroc
 from pathotune_pipeline.tuning.studies.eva import Rules, Samples, fit_head, rules_for, schedule_for
 from pathotune_pipeline.tuning.studies.eva_heads import AttentionHead, ClassHead, LinearHead
+from pathotune_pipeline.tuning.studies.protocol import SlideHeads, fewer_tiles
 from pathotune_pipeline.tuning.studies.spec import ProtocolSpec
 
 DIM = 8
@@ -175,3 +176,25 @@ def test_three_classes_are_softmax_and_two_one_logit() -> None:
 def test_rules_give_way_to_settings() -> None:
     spec = ProtocolSpec(batch=8, lr=0.1, max_epochs=3, patience=2, runs=4)
     assert rules_for("slide", spec) == rules_for("patch", spec) == Rules(8, 0.1, 3, 2, 4)
+
+
+def test_a_slides_tiles_are_drawn_once_and_in_their_order() -> None:
+    (bag,) = needles(1)
+    few = fewer_tiles(bag, 20, seed=0)
+    places = [int(np.flatnonzero((bag.features == row).all(axis=1))[0]) for row in few.features]
+    assert places == sorted(set(places))
+    assert len(places) == 20
+    np.testing.assert_array_equal(fewer_tiles(bag, 20, seed=0).features, few.features)
+    assert not np.array_equal(fewer_tiles(bag, 20, seed=1).features, few.features)
+    assert fewer_tiles(bag, None, seed=0) is fewer_tiles(bag, 500, seed=0) is bag
+
+
+def test_drawn_tiles_are_part_of_what_decides_a_head() -> None:
+    def recipe(**values: object) -> object:
+        spec = spec_of(**values)
+        return SlideHeads({}, {"set": "features"}, None, spec).contenders()[0].recipe
+
+    assert recipe(max_tiles=5) != recipe(max_tiles=6)
+    assert recipe(max_tiles=5) != recipe(max_tiles=5, split_seed=1)
+    assert recipe(bootstrap=2000) == recipe()
+    assert recipe(steps=50) != recipe()
