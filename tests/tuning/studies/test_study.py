@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pathotune_pipeline.cli import main
+from tests.encoders.checkpoints import write_checkpoint
 from tests.models.conftest import extract
 
 FILE = """
@@ -160,3 +161,39 @@ def test_a_failed_cell_is_on_the_page_and_in_the_exit_code(folder: Path, tmp_pat
     assert {row["status"] for row in rows if row["method"] == "neighbours"} == {"failed"}
     assert {row["status"] for row in rows if row["method"] == "linear"} == {"done"}
     assert "stain-texture" in next(row["reason"] for row in rows if row["status"] == "failed")
+
+
+def test_cells_of_one_encoder_do_not_disturb_each_other(folder: Path, tmp_path: Path) -> None:
+    """What is tuned by one cell, weights and all, leaves no trace in the next; every kind of method is computed."""
+    write_checkpoint(tmp_path / "vit")
+    kinds = {
+        "tuned": "full",
+        "prompts": "vpt-deep",
+        "both": "pathotune",
+        "low rank": "lora",
+        "net": "cnn",
+        "probe": "linear",
+    }
+
+    def compute(methods: dict[str, str], out: Path) -> None:
+        settings = {name: {"method": kind, "cnn": "resnet10t"} for name, kind in methods.items()}
+        text = {
+            "patches": {"source": str(folder / "labels.csv")},
+            "encoders": {"vit": {"name": f"local:{tmp_path / 'vit'}"}},
+            "adapt": {"batch": 16, "adapter": {"n_prompts": 2, "rank": 2}},
+            "methods": settings,
+            "scaling": {"train_domains": ["a"], "fractions": [1.0], "seeds": 1, "steps": 2},
+        }
+        (tmp_path / "study.yaml").write_text(json.dumps(text))  # which is YAML
+        assert call("scaling", tmp_path, out) == 0
+
+    compute(kinds, tmp_path / "all")
+    rows = table(tmp_path / "all" / "cells.csv")
+    assert {row["method"]: row["status"] for row in rows} == dict.fromkeys(kinds, "done")
+    assert {row["encoder"] for row in rows if row["method"] == "net"} == {""}
+    trainable = {row["method"]: int(row["trainable"]) for row in rows}
+    assert 0 < trainable["probe"] < trainable["prompts"] < min(trainable["both"], trainable["tuned"])
+    compute({"probe": "linear", "low rank": "lora"}, tmp_path / "two")
+    for path in (tmp_path / "two" / "cells").iterdir():
+        one, other = (json.loads((tmp_path / out / "cells" / path.name).read_bytes()) for out in ("all", "two"))
+        assert one["probabilities"] == other["probabilities"]
