@@ -1,6 +1,6 @@
 """Methods held against each other on one set of labelled patches, every cell once, and again only where something changed.
 
-Examples:
+Example:
   pathotune study scaling --study mitosis.yaml --out scaling/          # nested shares of the training slides
   pathotune study domains --study mitosis.yaml --out domains/ --jobs 2 # train on one domain, test on every other
   pathotune study protocol --study benchmark.yaml --out bench/         # frozen encoders under a fixed protocol

@@ -28,7 +28,7 @@ def embed_tasks(
     if adapter is None or not adapter.needs_texts():
         return None
     texts = tuple(adapter.with_values(**words).text(classes) for classes, words in tasks)
-    encoder = create_text_encoder(adapter.text_encoder)
+    encoder = create_text_encoder(adapter.text_encoder, n_tokens=adapter.n_text)
     note = "" if encoder.learned else f"{encoder.name} tells texts apart and knows nothing of their meaning"
     card = TextCard(texts=texts, encoder=encoder.name, encoder_sha256=encoder.sha256, note=note)
     return card, embed_texts(encoder, texts)
