@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -78,7 +79,7 @@ class PatchBatches:
     def order(self, epoch: int) -> np.ndarray:
         """Places of the patches of an epoch in their order: int64 [draws]."""
         rng = np.random.default_rng([self.seed, _ORDER, epoch])
-        dealt = _deal(self._decks(), self._draws, rng)
+        dealt = _deal(self._decks, self._draws, rng)
         return dealt[rng.permutation(len(dealt))]
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
@@ -89,19 +90,18 @@ class PatchBatches:
                 pixels = self.augment(pixels, _generator(self.seed, epoch, number))
             yield pixels, labels, index
 
+    @cached_property
     def _decks(self) -> _Decks:
-        labels = self.patches.labels[self.index]
+        """Patches in the nested decks that `balance` deals from."""
+        index, labels = self.index, self.patches.labels[self.index]
         if self.balance == "none":
-            return self.index
+            return index
         if self.balance == "class":
-            return [self.index[labels == each] for each in np.unique(labels)]
-        units = np.unique(self.patches.units[self.index], return_inverse=True)[1]
+            return _split(index, labels)
+        units = np.unique(self.patches.units[index], return_inverse=True)[1]
         if self.balance == "group":
-            return [self.index[units == each] for each in np.unique(units)]
-        return [
-            [self.index[(labels == each) & (units == unit)] for unit in np.unique(units[labels == each])]
-            for each in np.unique(labels)
-        ]
+            return _split(index, units)
+        return [_split(index[each], units[each]) for each in _split(np.arange(len(index)), labels)]
 
 
 def ordered_batches(
@@ -122,6 +122,12 @@ def take(patches: PatchSet, places: np.ndarray, device: torch.device | str) -> B
 
 
 _Decks = np.ndarray | Sequence["_Decks"]
+
+
+def _split(values: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
+    """Values by key, in the order of the keys."""
+    order = np.argsort(keys, kind="stable")
+    return np.split(values[order], np.flatnonzero(np.diff(keys[order])) + 1)
 
 
 def _deal(decks: _Decks, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -155,7 +155,7 @@ def _make(place: Path, shape: tuple[int, int, int, int], decode: Decode) -> Kept
     return kept
 
 
-def _new_array(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _new_array(file: Path, shape: tuple[int, ...]) -> np.memmap:
     """A mapped array whose place on the disk is reserved: a full disk is an error here, not a signal while it is filled."""
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):

@@ -14,7 +14,6 @@ from pathotune_pipeline.tuning.patches.files import NamedFiles
 from pathotune_pipeline.tuning.patches.ref import Listing, PatchRef, listed
 from pathotune_pipeline.tuning.patches.spec import PatchSpec
 
-_NUMBERS = 4
 _SLACK_PX = 1.0
 
 
@@ -94,11 +93,13 @@ def _boxes(document: dict[str, Any], where: str) -> list[_Box]:
         names = {}
         for entry in document["categories"]:
             names[entry["id"]] = str(entry["name"])
-        part, boxes = "annotations", []
+        part = "annotations"
+        boxes: list[_Box] = []
         for entry in document["annotations"]:
-            image, numbers = images[entry["image_id"]], tuple(float(number) for number in entry["bbox"])
-            if len(numbers) != _NUMBERS or not all(map(math.isfinite, numbers)):
-                raise ValueError("a box of four numbers is needed")
+            image, (first, second, third, fourth) = images[entry["image_id"]], map(float, entry["bbox"])
+            numbers = (first, second, third, fourth)
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError("a box of four finite numbers is needed")
             name = f"{image.name}#{entry.get('id', len(boxes))}"
             boxes.append(_Box(name, image, names[entry["category_id"]], numbers))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -129,8 +129,8 @@ def kind_of(spec: PatchSpec, source: Path) -> Kind:
 
 
 def _check_files(listing: Listing) -> None:
-    names = {ref.path: ref.name for ref in reversed(listing.refs)}
-    missing = [names[path] for path in dict.fromkeys(ref.path for ref in listing.refs) if not path.is_file()]
+    names = {ref.path: ref.path.name if ref.centre else ref.name for ref in listing.refs}
+    missing = [name for path, name in names.items() if not path.is_file()]
     if missing:
         raise ManifestError(
             f"{listing.where}: {len(missing)} of {len(names)} files are missing: {listed(missing)}. Give their folder "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,15 +132,16 @@ def _number(text: str, column: str, where: str) -> float:
 def join_slides(listing: Listing, spec: PatchSpec) -> Listing:
     """Complete patches of slides by a table with a line for each slide.
 
-    A line is of the slide whose file name it holds, with the ending or without, or whose number, where both are
-    numbers: 1 for 001.tiff, as MIDOG++ writes it. What the source itself says goes before the table.
+    A line is of the slide whose file it names, with the last folders or without, with the ending or without, or whose
+    number, where both are numbers: 1 for 001.tiff, as MIDOG++ writes it. Groups are the table's where it has some;
+    what the source says of domain and split goes before the table.
 
     Args:
         listing: patches.
         spec: the table, and names of its columns.
 
     Raises:
-        ManifestError: the table lacks a slide, has one twice, or has no column of use.
+        ManifestError: the table lacks a slide, has one twice, has one line for two, or has no column of use.
     """
     if spec.slide_table is None:
         return listing
@@ -156,29 +158,44 @@ def join_slides(listing: Listing, spec: PatchSpec) -> Listing:
         raise ManifestError(
             f"{table.name}: no column of group, domain or split is there; found {', '.join(table.columns)}."
         )
-    rows = {_unpadded(row[path]): row for row in table.rows}
+    rows = {_plain(row[path]): row for row in table.rows}
     if len(rows) < len(table.rows):
         raise ManifestError(f"{table.name}: a slide is there twice. Keep one line for each.")
-    names = sorted({ref.path.name for ref in listing.refs})
-    keys = {name: next((key for key in _slide_keys(name) if key in rows), None) for name in names}
-    absent = [name for name, key in keys.items() if key is None]
+    keys = {
+        each: next((key for key in _slide_keys(each) if key in rows), "")
+        for each in dict.fromkeys(ref.path for ref in listing.refs)
+    }
+    absent = sorted(each.name for each, key in keys.items() if not key)
     if absent:
         raise ManifestError(f"{table.name}: there is no line for {len(absent)} slides: {listed(absent)}. Add them.")
+    shared = sorted(key for key, count in Counter(keys.values()).items() if count > 1)
+    if shared:
+        raise ManifestError(
+            f"{table.name}: one line fits several slides: {listed(shared)}. Name them with their folders."
+        )
     refs = []
     for ref in listing.refs:
-        row = rows[keys[ref.path.name] or ""]
-        told = {name: value for name, value in columns.rest(row).items() if value}
-        said = {"domain": ref.domain, "split": ref.split}
-        refs.append(replace(ref, **{**told, **{name: value for name, value in said.items() if value}}))
+        told = columns.rest(rows[keys[ref.path]])
+        refs.append(
+            replace(
+                ref,
+                group=told["group"] or ref.group,
+                domain=ref.domain or told["domain"],
+                split=ref.split or told["split"],
+            )
+        )
     return replace(listing, refs=tuple(refs), notes=(*listing.notes, *columns.notes(table)))
 
 
-def _slide_keys(name: str) -> tuple[str, ...]:
-    """What a table may call a slide's file, the whole name first."""
-    stem = Path(name).stem
-    return name, stem, _unpadded(stem)
+def _slide_keys(path: Path) -> Iterator[str]:
+    """What a table may call a slide's file, the most exact name first."""
+    for file in (path, path.with_suffix("")):
+        for first in range(len(file.parts)):
+            yield "/".join(file.parts[first:])
+    yield _plain(path.stem)
 
 
-def _unpadded(name: str) -> str:
-    name = Path(name.replace("\\", "/")).name
+def _plain(name: str) -> str:
+    """A table's name of a slide; of a number, without zeros before it."""
+    name = name.replace("\\", "/").removeprefix("./")
     return str(int(name)) if name.isascii() and name.isdigit() else name

@@ -98,8 +98,23 @@ def test_classes_and_a_table_of_slides(archive: Path, table: Write) -> None:
     )
     assert patches.classes == ("tumour", "Stroma")
     assert set(zip(patches.groups, patches.splits, strict=True)) == {("p", "train"), ("q", "test")}
+    with pytest.raises(ManifestError, match=r"no line for 1 slides: two\.tif"):
+        read(archive, slide_table=table(archive / "t.csv", lines[:1]))
     with pytest.raises(ManifestError, match=r"none of the classes Stroma, Necrosis: 'Tumor' \(8\)"):
         read(archive, classes=["Stroma", "Necrosis"])
+
+
+def test_slides_of_one_name_are_told_apart_by_their_folders(archive: Path, table: Write, write_slide: Write) -> None:
+    write_slide(archive / "slides/other/one.tif")
+    annotate(archive / "annotations/other/one.geojson", Tumor=(0, 0, 200, 100))
+    (archive / "annotations/two.geojson").unlink()
+    lines = [{"slide": "one", "patient": "p"}]
+    with pytest.raises(ManifestError, match="one line fits several slides: one"):
+        read(archive, slide_table=table(archive / "t.csv", lines))
+    lines = [{"slide": "case/one.tif", "patient": "p"}, {"slide": "other/one", "patient": "q"}]
+    patches = read(archive, slide_table=table(archive / "t.csv", lines))
+    whose = {(name.split("/")[0], group) for name, group in zip(patches.names, patches.groups, strict=True)}
+    assert whose == {("case", "p"), ("other", "q")}
 
 
 def test_what_cannot_be_used(archive: Path) -> None:

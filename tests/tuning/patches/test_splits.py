@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from pathotune_pipeline.errors import ManifestError, PathotuneError, UsageError
 from pathotune_pipeline.tuning.patches import PatchSet, check_parts, grouped_folds, grouped_split, nested_fractions
@@ -18,17 +19,26 @@ Make = Callable[..., PatchSet]
 
 
 @pytest.fixture
-def slides(make_patches: Make) -> PatchSet:
+def draw_slides(make_patches: Make) -> Make:
     """60 slides of 1 to 20 patches of three classes, the third one rare and in a third of the slides only."""
-    rng = np.random.default_rng(7)
-    labels: list[int] = []
-    groups: list[str] = []
-    for slide in range(60):
-        count = int(rng.integers(1, 21))
-        shares = [0.6, 0.3, 0.1] if slide % 3 == 0 else [0.7, 0.3, 0.0]
-        labels += rng.choice(3, count, p=shares).tolist()
-        groups += [f"slide-{slide}"] * count
-    return make_patches(labels, groups, classes=3)
+
+    def draw(seed: int) -> PatchSet:
+        rng = np.random.default_rng(seed)
+        labels: list[int] = []
+        groups: list[str] = []
+        for slide in range(60):
+            count = int(rng.integers(1, 21))
+            shares = [0.6, 0.3, 0.1] if slide % 3 == 0 else [0.7, 0.3, 0.0]
+            labels += rng.choice(3, count, p=shares).tolist()
+            groups += [f"slide-{slide}"] * count
+        return make_patches(labels, groups, classes=3)
+
+    return draw
+
+
+@pytest.fixture
+def slides(draw_slides: Make) -> PatchSet:
+    return draw_slides(7)
 
 
 def nearly(patches: PatchSet, index: np.ndarray, share: float) -> bool:
@@ -68,6 +78,22 @@ def test_each_patch_is_tested_once_and_no_group_is_torn(slides: PatchSet) -> Non
         assert min(slides.counts(fold.val).values()) > 0
         assert nearly(slides, fold.test, 0.2)
     assert not len(grouped_folds(slides, 5, val_share=0)[0].val)
+
+
+def test_folds_are_cut_no_worse_than_by_scikit_learn(draw_slides: Make) -> None:
+    def unevenness(patches: PatchSet, tests: list[np.ndarray]) -> float:
+        wanted = np.array(list(patches.counts().values())) / len(tests)
+        held = np.array([list(patches.counts(test).values()) for test in tests])
+        return float(((held - wanted) ** 2 / wanted).sum())
+
+    ours, theirs = [], []
+    for seed in range(6):
+        patches = draw_slides(seed)
+        ours.append(unevenness(patches, [fold.test for fold in grouped_folds(patches, 5, val_share=0)]))
+        cutter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+        cuts = cutter.split(np.zeros(len(patches)), patches.labels, np.array(patches.groups))
+        theirs.append(unevenness(patches, [test for _, test in cuts]))
+    assert np.mean(ours) <= np.mean(theirs)
 
 
 def test_without_groups_classes_are_cut_exactly(make_patches: Make) -> None:
