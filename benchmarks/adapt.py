@@ -1,8 +1,9 @@
 """What adapting costs: a training step and extraction with each method, against the frozen encoder's forward pass.
 
 Networks have random weights; costs do not depend on them. Contenders take turns in one process, warm, one thread on a
-CPU. `cost` is the median over pairs of a method's time over that of the frozen forward pass on the same batch. Memory is
-what a step or a batch takes beyond what lay there before: the process's peak on a CPU (Linux), the allocator's on a GPU.
+CPU, whose own seconds count. `cost` is the median over pairs of a method's time over that of the frozen forward pass on
+the same batch. Memory is what a step or a batch takes beyond what lay there before: the process's peak on a CPU (Linux),
+the allocator's on a GPU.
 
 - `extract`: tiles/s of an encoder with the adapter. Target: 20 deep prompts on ViT-S/16 at 224 cost at most 1.2.
 - `train`: a forward, a backward and an optimiser's step; `share` is the trained part of all parameters, head included.
@@ -17,6 +18,7 @@ import copy
 import ctypes
 import gc
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,9 @@ class Bench:
         return work, sum(parameter.numel() for parameter in moved)
 
     def tell(self, part: str, contenders: Mapping[str, Work], against: str, shares: Mapping[str, float]) -> None:
-        taken = in_turns(contenders, self.pairs)
+        # A processor's own seconds: what else runs on the machine does not count.
+        clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        taken = in_turns(contenders, self.pairs, clock=clock)
         for name, work in contenders.items():
             cost = median_ratio(taken[name], taken[against])
             more = {"share": shares[name]} if name in shares else {}

@@ -17,13 +17,18 @@ def row(
     print(json.dumps({**told, **{name: round(number, 4) for name, number in more.items()}}), flush=True)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+Clock = Callable[[], float]
+
+
+def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    began = clock()
     work()
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def in_turns(contenders: Mapping[str, Callable[[], object]], pairs: int) -> dict[str, list[float]]:
+def in_turns(
+    contenders: Mapping[str, Callable[[], object]], pairs: int, *, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each contender, one of each in turn, after one warm-up of each."""
     for work in contenders.values():
         work()
@@ -31,7 +36,7 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], pairs: int) -> dict
     for turn in range(pairs):
         names = list(contenders)
         for name in names if turn % 2 == 0 else reversed(names):
-            taken[name].append(seconds(contenders[name]))
+            taken[name].append(seconds(contenders[name], clock))
     return taken
 
 

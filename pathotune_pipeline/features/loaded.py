@@ -28,19 +28,15 @@ def loaded_encoder(recipe: Recipe) -> Resident:
             file is not here.
         SpecError: this machine has no such device.
     """
-    spec, mode = recipe.spec.encoder, recipe.spec.engine.compile
-    # An adapter is trained again into the same file, and then is another.
-    adapter = recipe.card.adapter.sha256 if recipe.card.adapter is not None else ""
-    key = f"{spec.model_dump_json()} {mode} {adapter}"
+    spec, mode, adapted = recipe.spec.encoder, recipe.spec.engine.compile, recipe.card.adapter is not None
+    key = f"{spec.model_dump_json()} {mode}"
     with _lock:
-        if key not in _residents:
-            _residents[key] = Resident(_load(spec), compile_mode=mode)
-        resident = _residents[key]
-        differs = resident.encoder.recipe() != recipe.encoder
-        if differs and adapter:
-            del _residents[key]  # of a file that may be put right meanwhile
-    if differs:
-        what = "weights or the adapter" if adapter else "weights"
+        resident = _residents.get(key)
+        # An adapter is trained again into the same file, and then is another.
+        if resident is None or (adapted and resident.encoder.recipe() != recipe.encoder):
+            resident = _residents[key] = Resident(_load(spec), compile_mode=mode)
+    if resident.encoder.recipe() != recipe.encoder:
+        what = "weights or the adapter" if adapted else "weights"
         raise WeightsError(
             f"{recipe.card.name}: the {what} on this worker differ from those that the run was planned with. "
             "Give every machine the same files."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pathotune_pipeline.adapt.create import create_adapted_encoder, find_adapter
 from pathotune_pipeline.archive.companions import state_of
@@ -123,16 +124,21 @@ def _recipes(spec: ExtractSpec) -> tuple[Recipe, ...]:
     """One for each set. An encoder's weights are read once for all its adapters; two ways to name one set are one."""
     found: dict[str, Recipe] = {}
     base: Encoder | None = None
-    for given in spec.encoder.adapter:
-        if given != NO_ADAPTER:
-            find_adapter(given)  # what is wrong with it is known before gigabytes are loaded
-    for each in spec.of_each_encoder():
+    for given in {*spec.encoder.adapter} - {NO_ADAPTER}:
+        find_adapter(given)  # what is wrong with it is known before gigabytes are loaded
+    for each in map(_with_whole_paths, spec.of_each_encoder()):
         if base is None or base.spec.name != each.encoder.name:
             base = create_adapted_encoder(each.encoder.with_values(adapter=()))
         encoder = create_adapted_encoder(each.encoder, base=base)
         recipe = make_recipe(each, encoder.card, encoder.recipe())
         found.setdefault(str(recipe.features_set), recipe)
     return tuple(found.values())
+
+
+def _with_whole_paths(spec: ExtractSpec) -> ExtractSpec:
+    """Workers may run in another folder."""
+    whole = [str(Path(given).expanduser().absolute()) for given in spec.encoder.adapter]
+    return spec.with_values(encoder={**spec.encoder.model_dump(), "adapter": whole})
 
 
 def _removed(manifest: Manifest, store: FeatureStore, recipe: Recipe, committed: set[tuple[str, str]]) -> list[str]:

@@ -99,16 +99,38 @@ def test_an_adapted_encoder_is_known_by_contents_and_not_by_names(place: Path, t
     assert "adapter" not in frozen.recipe()["card"]
 
 
+def own_tensors(frozen: Encoder, adapted: Encoder) -> int:
+    """How many of the frozen encoder's tensors the adapted one does not take from its memory."""
+    own, other = ({tensor.data_ptr() for tensor in tensors(encoder).values()} for encoder in (frozen, adapted))
+    return len(own - other)
+
+
+def changed_by(method: str, frozen: Encoder) -> int:
+    """LoRA's merged weights; prompts change none."""
+    names = ("attn.qkv.weight", "attn.proj.weight") if method == "lora" else ()
+    return sum(name.endswith(names) for name in tensors(frozen))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_backbone_is_in_memory(place: Path, precision: str) -> None:
     frozen = create_adapted_encoder(spec(place, precision=precision))
-    own = {tensor.data_ptr() for tensor in tensors(frozen).values()}
     for method in METHODS:
         adapted = create_adapted_encoder(spec(place, f"{method}.safetensors", precision=precision), base=frozen)
         assert adapted.encode(TILES).isfinite().all()
-        shared = {tensor.data_ptr() for tensor in tensors(adapted).values()} & own
-        changed = sum("attn.qkv.weight" in name or "attn.proj.weight" in name for name in tensors(frozen))
-        assert len(own) - len(shared) == (changed if method == "lora" else 0), method
+        assert own_tensors(frozen, adapted) == changed_by(method, frozen), method
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_has_the_backbone_once_and_agrees_with_the_cpu(place: Path, method: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    frozen = create_adapted_encoder(spec(place), device="cuda")
+    adapted = create_adapted_encoder(spec(place, f"{method}.safetensors"), base=frozen)
+    assert own_tensors(frozen, adapted) == changed_by(method, frozen)
+    assert {tensor.device.type for tensor in tensors(adapted).values()} == {"cuda"}
+    here = create_adapted_encoder(spec(place, f"{method}.safetensors")).encode(TILES)
+    torch.testing.assert_close(adapted.encode(TILES).cpu(), here, rtol=1e-2, atol=2e-2)  # convolutions may use TF32
 
 
 def test_an_adapter_of_several_tasks_is_told_which(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,16 @@ def test_the_backbone_is_read_once_to_plan_and_once_to_work(
     assert len(residents) == 3
     places = [{tensor.data_ptr() for tensor in module.parameters()} for module in residents]
     assert len(set.intersection(*places)) > 10
+
+
+def test_a_path_from_here_holds_for_workers_elsewhere(
+    folder: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    spec = ExtractSpec.parse({"encoder": {"name": f"local:{folder / 'toy'}", "adapter": ["both.safetensors#0"]}})
+    plan = plan_extract(manifest, spec, FeatureStore(tmp_path / "s"))
+    assert plan.recipe.spec.encoder.adapter == (str(folder / "both.safetensors#0"),)
+    assert pickle.loads(pickle.dumps(plan.recipe)) == plan.recipe
 
 
 def test_two_names_of_one_adapter_are_one_set(folder: Path, manifest: Manifest, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import pytest
 
 from pathotune_pipeline.store import open_store
 from pathotune_pipeline.testing.slides import write_slide, write_svs
+from tests.adapt.files import write_adapter
+from tests.encoders.checkpoints import write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,6 +120,22 @@ def test_the_extract_flow_runs_without_a_server_and_leaves_an_artifact(
     assert "broken.svs" in artifact[0]
     assert states
     assert {state for _, state in states} == {"Completed"}
+
+
+@pytest.mark.slow
+def test_a_flow_takes_adapters(home: Path, small_archive: Path, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "toy")
+    write_adapter(tmp_path / "breast.safetensors", tmp_path / "toy")
+    encoder = ("--encoder", f"local:{tmp_path / 'toy'}", "--adapter", "none", tmp_path / "breast.safetensors")
+    words = ("--slides", small_archive / "case-1", "--store", tmp_path / "s", "--tile-px", 128, "--executor", "serial")
+    done = pathotune(home, "flow", "run", "extract", *words, *encoder, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [each["features"].partition("-128px")[0] for each in (told, *told["others"])] == [
+        "local.toy",
+        "local.toy+breast",
+    ]
+    assert [each["counts"]["committed"] for each in (told, *told["others"])] == [2, 2]
 
 
 def test_the_nightly_flow_extracts_and_reports_against_a_real_server(

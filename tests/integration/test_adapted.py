@@ -1,4 +1,4 @@
-"""From an adapter's file to a model and its report, by commands: other features, other fingerprint, the adapter named."""
+"""From patches to an adapter, features, a model and its report, by commands: other features, another fingerprint."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from pathotune_pipeline.cli import main
 from pathotune_pipeline.store import open_store
-from tests.adapt.files import NOTE, write_adapter
+from tests.adapt.files import write_adapter
 from tests.encoders.checkpoints import write_checkpoint
 
 FAST = ("--set", "crossval.train={epochs: 2, min_epochs: 0}", "--folds", "2", "--seeds", "1", "--head", "mean")
@@ -18,11 +20,24 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder's folder, and the file of an adapter for it."""
+def place(tmp_path_factory: pytest.TempPathFactory, small_archive: Path) -> Path:
+    """An encoder's folder, and `breast/`, what it learnt of patches of the slides."""
     root = tmp_path_factory.mktemp("adapted")
     write_checkpoint(root / "toy")
-    write_adapter(root / "breast.safetensors", root / "toy", "pathotune")
+    lines = ["path,label,slide"]
+    for number in range(6):
+        pixels = tifffile.imread(small_archive / f"case-{number // 2}" / f"s{number}.tif")
+        for patch in range(8):
+            x, y = 400 + 80 * patch, 500 + 60 * patch
+            Image.fromarray(pixels[y : y + 64, x : x + 64]).save(root / f"{number}-{patch}.png")
+            lines.append(f"{number}-{patch}.png,{('decoy', 'planted')[number % 2]},s{number}")
+    (root / "patches.csv").write_text("\n".join(lines) + "\n")
+    words = [
+        "--method", "pathotune", "--organ", "breast", "--task", "grading", "--epochs", "3", "--warmup-epochs", "1",
+        "--n-prompts", "4", "--device", "cpu", "--test-share", "0", "--val-share", "0.34",
+    ]  # fmt: skip
+    given = ("--patches", root / "patches.csv", "--encoder", f"local:{root / 'toy'}", "--out", root / "breast")
+    assert main(["adapt", *map(str, given), *words, "--json"]) == 0
     return root
 
 
@@ -33,10 +48,14 @@ def told(capsys: Captured, *words: object, code: int = 0) -> str:
     return output.out if code == 0 else output.err
 
 
-def test_adapter_to_features_to_model_to_report(
+def test_patches_to_adapter_to_features_to_model_to_report(
     place: Path, small_archive: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    store, file, encoder = tmp_path / "s", place / "breast.safetensors", ("--encoder", f"local:{place / 'toy'}")
+    store, file, encoder = (
+        tmp_path / "s",
+        place / "breast" / "adapter.safetensors",
+        ("--encoder", f"local:{place / 'toy'}"),
+    )
     slides = [tmp_path / "in" / f"s{number}.tif" for number in range(6)]
     slides[0].parent.mkdir()
     for number, slide in enumerate(slides):
@@ -55,7 +74,8 @@ def test_adapter_to_features_to_model_to_report(
     assert "breast: pathotune" in told(capsys, "info", file)
     status = told(capsys, "status", "--store", store)
     assert status.count("adapter breast: pathotune") == 1
-    assert "text 'image for grading' read by hash-ngram" in status
+    text = "H&E-stained breast histopathology image for grading; classes: decoy, planted"
+    assert f"text {text!r} read by hash-ngram" in status
     told(capsys, "verify", "--store", store)
 
     labels = tmp_path / "labels.csv"
@@ -66,7 +86,9 @@ def test_adapter_to_features_to_model_to_report(
     assert card["features"]["encoder"]["adapter"]["name"] == "breast"
     readme = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert "the adapter `breast` (pathotune" in readme
-    assert NOTE in readme
+    assert f'with the text "{text}" read by `hash-ngram`' in readme
+    assert "a reconstruction of PathoTune" in readme
+    assert "nothing of their meaning" in readme
     told(
         capsys,
         "report",
@@ -97,7 +119,7 @@ def test_adapter_to_features_to_model_to_report(
 
 def test_a_bad_call_is_one_clear_line(place: Path, small_archive: Path, tmp_path: Path, capsys: Captured) -> None:
     words = ("extract", "--slides", small_archive, "--store", tmp_path / "s", "--executor", "serial")
-    file = place / "breast.safetensors"
+    file = place / "breast" / "adapter.safetensors"
     for given, said in (
         (("--adapter", file), "trained on local:toy"),
         (
@@ -118,7 +140,15 @@ def test_a_real_slide(shared: Path, place: Path, tmp_path: Path, capsys: Capture
     slide.parent.mkdir()
     slide.symlink_to(shared / "data" / "slides" / "cmu-1-small-region.svs")
     words = ("extract", "--slides", slide.parent, "--store", tmp_path / "s", "--executor", "serial", "--max-tiles", 40)
-    asked = ("--encoder", f"local:{place / 'toy'}", "--tile-px", 128, "--adapter", place / "breast.safetensors", "none")
+    asked = (
+        "--encoder",
+        f"local:{place / 'toy'}",
+        "--tile-px",
+        128,
+        "--adapter",
+        place / "breast" / "adapter.safetensors",
+        "none",
+    )
     made = json.loads(told(capsys, *words, *asked, "--json"))
     assert [each["counts"]["tiles"] for each in (made, *made["others"])] == [40, 40]
     store = open_store(tmp_path / "s")

@@ -18,7 +18,8 @@ from pathotune_pipeline.encoders.checkpoint import read_weights, state_sha256
 from pathotune_pipeline.encoders.convert import differences
 from pathotune_pipeline.encoders.published import find_weights
 from pathotune_pipeline.encoders.text.encoder import REVISION, summary_and_parts
-from pathotune_pipeline.errors import MissingExtraError, SpecError, WeightsError
+from pathotune_pipeline.encoders.text.reading import read_whole
+from pathotune_pipeline.errors import MissingExtraError, WeightsError
 
 TOWER: dict[str, Any] = {
     "context_length": 128, "vocab_size": 32007, "width": 768, "heads": 12, "layers": 12, "output_dim": 512,
@@ -57,14 +58,8 @@ class ConchText:
         return torch.stack([self._encode(text) for text in texts]).clone()
 
     def _encode(self, text: str) -> torch.Tensor:
-        encoded = self._tokenizer(text, return_special_tokens_mask=True, truncation=False)
         places = int(self._tower.context_length) - 1  # type: ignore[arg-type]  # the last one is the class token's
-        ids = encoded["input_ids"]
-        if len(ids) > places:
-            raise SpecError(f"The text {text[:60]!r}... has {len(ids)} tokens, and conch takes {places}. Shorten it.")
-        word = ~torch.tensor(encoded["special_tokens_mask"], dtype=torch.bool)
-        if not word.any():
-            raise SpecError(f"The text {text!r} holds no word. Give one.")
+        ids, words = read_whole(self._tokenizer, text, most=places, reader=self.name)
         padded = [*ids, *[self._tokenizer.pad_token_id] * (places - len(ids))]
         norm: Any = self._tower.ln_final
         summaries: list[torch.Tensor] = []
@@ -74,7 +69,7 @@ class ConchText:
             _, tokens = self._tower(torch.tensor([padded]))
         finally:
             hook.remove()
-        return summary_and_parts(summaries[0][0], norm(tokens[0, : len(ids)][word]), self.n_tokens)
+        return summary_and_parts(summaries[0][0], norm(tokens[0, : len(ids)][words]), self.n_tokens)
 
 
 def conch_encoder(name: str, n_tokens: int) -> ConchText:

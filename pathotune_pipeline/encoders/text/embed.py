@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _NAME = "tokens"
+
+
+def text_cache() -> Path:
+    """This user's folder of kept embeddings: `pathotune/texts` in $XDG_CACHE_HOME, else in ~/.cache. It may be deleted."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pathotune" / "texts"
 
 
 def text_key(text: str, encoder_sha256: str) -> str:
@@ -29,7 +35,7 @@ def embed_texts(encoder: TextEncoder, texts: Sequence[str], cache_dir: Path | No
         encoder: which.
         texts: K of them; the encoder sees each text that is not in the cache once.
         cache_dir: folder with a file for each text and encoder, written whole or not at all; several processes may share
-            it. None keeps nothing. A damaged file is made anew.
+            it. None keeps nothing. A damaged file is made anew; where nothing can be written, nothing is kept.
 
     Returns:
         float32 [K, T, d].
@@ -80,5 +86,8 @@ def _write(path: Path, text: str, encoder: TextEncoder, tokens: torch.Tensor) ->
 
     from pathotune_pipeline.engine.checkpoint import write_atomically
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save({_NAME: tokens.contiguous()}, {"text": text, "encoder": encoder.name}))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({_NAME: tokens.contiguous()}, {"text": text, "encoder": encoder.name}))
+    except OSError as error:
+        _log.warning("An embedded text cannot be kept in %s (%s).", path.parent, error.strerror or error)

@@ -15,6 +15,7 @@ import torch
 from pathotune_pipeline.encoders.checkpoint import state_sha256
 from pathotune_pipeline.encoders.hub import cached_file, hub_errors, split_revision
 from pathotune_pipeline.encoders.text.encoder import REVISION, summary_and_parts
+from pathotune_pipeline.encoders.text.reading import read_whole
 from pathotune_pipeline.errors import MissingExtraError, SpecError, WeightsError
 
 _CLIP = frozenset({"clip", "clip_text_model"})
@@ -60,21 +61,12 @@ class HuggingFaceText:
         return torch.stack([self._encode(text) for text in texts]).clone()
 
     def _encode(self, text: str) -> torch.Tensor:
-        encoded = self._tokenizer(text, return_special_tokens_mask=True, truncation=False, verbose=False)
-        count = len(encoded["input_ids"])
-        if count > self._longest:
-            raise SpecError(
-                f"The text {text[:60]!r}... has {count} tokens, and {self.name} takes {self._longest}. Shorten it, or take "
-                "a text encoder that reads more."
-            )
-        word = ~torch.tensor(encoded["special_tokens_mask"], dtype=torch.bool)
-        if not word.any():
-            raise SpecError(f"The text {text!r} holds no word. Give one.")
-        ids = torch.tensor([encoded["input_ids"]])
+        numbers, words = read_whole(self._tokenizer, text, most=self._longest, reader=self.name)
+        ids = torch.tensor([numbers])
         output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
         states = output.last_hidden_state[0]  # [tokens, d]
         summary = output.pooler_output[0] if self._clip else states[0]
-        return summary_and_parts(summary, states[word], self.n_tokens)
+        return summary_and_parts(summary, states[words], self.n_tokens)
 
 
 def huggingface_encoder(name: str, n_tokens: int) -> HuggingFaceText:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pathotune_pipeline.encoders.text import create_text_encoder, embed_texts
+from pathotune_pipeline.encoders.text import create_text_encoder, embed_texts, text_cache
 from pathotune_pipeline.encoders.text.encoder import summary_and_parts
 from pathotune_pipeline.errors import SpecError, UnknownNameError
 
@@ -100,6 +100,21 @@ def test_a_damaged_embedding_is_made_anew(tmp_path: Path, damage: str, caplog: p
     again = Counted()
     assert torch.equal(embed_texts(again, TEXTS[:1], tmp_path), expected)
     assert again.seen == []
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("no folder")
+    expected = create_text_encoder("hash-ngram", n_tokens=4).encode(TEXTS[:1])
+    assert torch.equal(embed_texts(Counted(), TEXTS[:1], tmp_path / "file"), expected)
+    assert "cannot be kept" in caplog.text
+
+
+def test_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert text_cache() == tmp_path / "pathotune" / "texts"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert text_cache() == tmp_path / "home" / ".cache" / "pathotune" / "texts"
 
 
 def test_without_a_cache_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
