@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from pathotune_pipeline.adapt.card import TextCard
-from pathotune_pipeline.encoders.text import create_text_encoder, embed_texts
+from pathotune_pipeline.encoders.text import create_text_encoder, embed_texts, text_cache
 from pathotune_pipeline.tuning.run.spec import ADAPTERS, AdaptSpec
 
 
@@ -31,4 +31,4 @@ def embed_tasks(
     encoder = create_text_encoder(adapter.text_encoder, n_tokens=adapter.n_text)
     note = "" if encoder.learned else f"{encoder.name} tells texts apart and knows nothing of their meaning"
     card = TextCard(texts=texts, encoder=encoder.name, encoder_sha256=encoder.sha256, note=note)
-    return card, embed_texts(encoder, texts)
+    return card, embed_texts(encoder, texts, text_cache() if encoder.learned else None)
