@@ -76,7 +76,7 @@ def part_patches(patches: PatchSet, spec: AdaptRunSpec) -> Parts:
         )
     if len(own["train"]):
         if len(own["val"]) or not spec.val_share:
-            return Parts(**own, source="the source's own")
+            return Parts(own["train"], own["val"], own["test"], source="the source's own")
         cut = _cut(patches, {"train": 1 - spec.val_share, "val": spec.val_share}, spec, index=own["train"])
         source = f"the source's own; validation drawn {unit} from training"
         return Parts(cut["train"], cut["val"], own["test"], source, notes)
