@@ -54,6 +54,7 @@ _HOMES = {
     "pretrain": "tuning.pretrain.spec:PretrainSpec",
     "mae": "tuning.pretrain.spec:MaeSpec",
     "puzzle": "tuning.pretrain.spec:PuzzleSpec",
+    "distill": "tuning.pretrain.spec:DistillSpec",
 }
 SECTIONS = tuple(_HOMES)
 EXTRACTION = ("encoder", "tiles", "tissue", "regions", "slide", "quality", "engine", "leases", "staging")

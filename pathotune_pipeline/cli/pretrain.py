@@ -2,12 +2,14 @@
 
 METHOD mae: masked autoencoding of a vision transformer. The result is a folder for `--encoder local:FOLDER`.
 METHOD puzzle: PuzzleTuning. The result is a file of prompts for `extract --adapter`, or such a folder with --mode implicit.
+METHOD distill: frozen encoders and the student's own average are distilled into one. The result is such a folder.
 A run that was stopped goes on when the same command is given again. Several GPUs: start it with torchrun.
 
 Example:
   pathotune pretrain mae --slides archive/ --out mae/ --epochs 100 --epoch-images 100000
   pathotune pretrain mae --config configs/recipes/pretrain-small.yaml --out small/
   pathotune pretrain puzzle --base local:mae/mae-encoder --slides archive/ --out puzzle/ --epoch-images 100000
+  pathotune pretrain distill --teachers uni phikon --slides archive/ --out distilled/ --epoch-images 100000
   torchrun --nproc-per-node 4 -m pathotune_pipeline.cli pretrain mae --slides archive/ --out mae/ ...
 """
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 METHODS = {
     "mae": "hide most patches and restore them",
     "puzzle": "PuzzleTuning: prompts on a trained encoder, or a whole one, restore puzzles of several images",
+    "distill": "learn from any number of frozen encoders, and from the student's own moving average",
 }
 
 
@@ -63,10 +66,9 @@ def _tell(row: dict[str, Any]) -> None:
 def _sum_up(result: PretrainResult) -> None:
     checks = result.checks
     print(f"written    {result.artefact} after {result.steps} steps")
+    if checks.get("watched_loss") is not None:
+        print(f"watched    loss {checks['watched_loss']:.4g} (the best constant: {checks['constant_loss']:.4g})")
     if checks.get("rankme") is not None:
-        print(
-            f"watched    loss {checks['watched_loss']:.4g} (the best constant: {checks['constant_loss']:.4g}), "
-            f"RankMe {checks['rankme']:.1f}"
-        )
+        print(f"features   RankMe {checks['rankme']:.1f} on watched images")
     flag = f"--encoder local:{result.artefact}" if result.artefact.is_dir() else f"--adapter {result.artefact}"
     print(f"use it     {flag}")

@@ -18,9 +18,15 @@ from torch import Tensor, nn
 
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.tuning.pretrain.draws import Draws
-from pathotune_pipeline.tuning.pretrain.network import Trunk, trained_whole, write_encoder
-from pathotune_pipeline.tuning.pretrain.objective import Restored
-from pathotune_pipeline.tuning.pretrain.restore import PixelDecoder, from_patches, patch_targets, restoration_loss
+from pathotune_pipeline.tuning.pretrain.network import Trunk, encoder_folder, trained_whole, write_encoder
+from pathotune_pipeline.tuning.pretrain.restore import (
+    PixelDecoder,
+    Restored,
+    from_patches,
+    patch_targets,
+    restoration_loss,
+)
+from pathotune_pipeline.tuning.pretrain.restoring import Restoring
 from pathotune_pipeline.tuning.pretrain.spec import DecoderSpec, MaeSpec
 
 _PROJECTED = 128
@@ -58,7 +64,7 @@ def contrast_loss(projected: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(cosines.masked_fill(itself, -torch.inf), partner)
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Restoring, nn.Module):
     """The encoder, the decoder and the token that stands for a hidden patch."""
 
     name = "mae"
@@ -139,7 +145,7 @@ class MaskedAutoencoder(nn.Module):
 
     def artefact(self, out: Path) -> Path:
         """The encoder's folder, for `local:`."""
-        return out / f"{out.resolve().name}-encoder"
+        return encoder_folder(out)
 
     def write(self, out: Path, record: Mapping[str, Any]) -> Path:
         """Write the encoder; the decoder is left behind."""

@@ -192,6 +192,11 @@ def _check(module: Any, asked: str) -> None:
         )
 
 
+def encoder_folder(out: Path) -> Path:
+    """Where a run's encoder lies, for `local:`."""
+    return out / f"{out.resolve().name}-encoder"
+
+
 def write_encoder(trunk: Trunk, folder: Path, record: Mapping[str, Any]) -> Path:
     """Write the encoder as timm's `save_for_hf` lays it out, so that `local:FOLDER` is an encoder like any other.
 

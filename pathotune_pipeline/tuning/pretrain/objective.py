@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,23 +10,17 @@ from torch import Tensor, nn
 
 from pathotune_pipeline.tuning.pretrain.draws import Draws
 from pathotune_pipeline.tuning.pretrain.network import Trunk
+from pathotune_pipeline.tuning.pretrain.spec import ViewSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What came back of a batch.
+class Judge(Protocol):
+    """Measures a method on images that are not learnt from."""
 
-    Attributes:
-        patches: [B, N, K] as the decoder restored them.
-        target: [B, N, K] what they ought to be.
-        taken: float32 [B, N]; 1 where a patch was taken away, and is judged.
-        given: [B, 3, P, P] in 0 to 1: what the network was given to see, to be looked at.
-    """
+    def add(self, views: Tensor, draws: Draws, picture: Path | None) -> None:
+        """Count float32 [B, 3, P, P] views in 0 to 1 in; where a method has something to show, draw it."""
 
-    patches: Tensor
-    target: Tensor
-    taken: Tensor
-    given: Tensor
+    def losses(self) -> tuple[float | None, float | None]:
+        """The loss, and that of the best constant answer; None where the method knows of no such thing."""
 
 
 class Objective(Protocol):
@@ -35,29 +28,34 @@ class Objective(Protocol):
 
     Attributes:
         name: of the method.
-        trunk: the encoder in it.
-        patch_norm: whether patches are restored freed of their own mean and spread.
     """
 
     name: str
-    trunk: Trunk
-    patch_norm: bool
 
     @property
-    def views_per_image(self) -> int:
-        """How many views of each image a step needs."""
+    def trunk(self) -> Trunk:
+        """The encoder that is kept in the end."""
 
-    def __call__(self, views: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Scalars by name for float32 [B, 3, P, P] views in 0 to 1; what is minimised is their sum."""
+    def cut(self, images: Tensor, spec: ViewSpec, draws: Draws) -> Any:
+        """What a step looks at, from uint8 [B, S, S, 3] images on its device."""
 
-    def restore(self, views: Tensor, draws: Draws) -> Restored:
-        """The pixels that the method takes away and restores."""
+    def __call__(self, views: Any, draws: Draws) -> dict[str, Tensor]:
+        """Scalars by name for what `cut` gave; what is minimised is their sum."""
+
+    def judge(self) -> Judge:
+        """A new judge of what has been learnt."""
 
     def embed(self, views: Tensor) -> Tensor:
         """Features [B, D] of the views, as the encoder gives them."""
 
     def begin_epoch(self, epoch: int, loss: float | None) -> None:
         """Told at the start of each epoch, with the mean loss of the one before where there was one."""
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Told before each step of a run of so many."""
+
+    def end_step(self) -> None:
+        """Told when the weights have been changed."""
 
     def state_of_course(self) -> dict[str, Any]:
         """Plain values for a line of metrics.csv: where the method's own schedule stands."""

@@ -24,14 +24,14 @@ from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.tuning.pretrain.curriculum import Curriculum, Stage, Standing, piece_sizes
 from pathotune_pipeline.tuning.pretrain.draws import Draws
-from pathotune_pipeline.tuning.pretrain.network import Trunk, trained_whole, write_encoder
-from pathotune_pipeline.tuning.pretrain.objective import Restored
+from pathotune_pipeline.tuning.pretrain.network import Trunk, encoder_folder, trained_whole, write_encoder
 from pathotune_pipeline.tuning.pretrain.puzzle import by_patch, make_puzzle
-from pathotune_pipeline.tuning.pretrain.restore import PixelDecoder, patch_targets, restoration_loss
+from pathotune_pipeline.tuning.pretrain.restore import PixelDecoder, Restored, patch_targets, restoration_loss
+from pathotune_pipeline.tuning.pretrain.restoring import Restoring
 from pathotune_pipeline.tuning.pretrain.spec import PretrainSpec, PuzzleSpec
 
 
-class PuzzleTuning(nn.Module):
+class PuzzleTuning(Restoring, nn.Module):
     """The encoder with or without prompts, the decoder, and where the curriculum stands.
 
     Attributes:
@@ -39,7 +39,6 @@ class PuzzleTuning(nn.Module):
     """
 
     name = "puzzle"
-    views_per_image = 1
 
     def __init__(self, trunk: Trunk, spec: PuzzleSpec, run: PretrainSpec) -> None:
         """Build it around a trunk.
@@ -137,8 +136,7 @@ class PuzzleTuning(nn.Module):
 
     def artefact(self, out: Path) -> Path:
         """The prompts' file, for `--adapter`; in implicit mode the encoder's folder, for `local:`."""
-        name = out.resolve().name
-        return out / (f"{name}-encoder" if self.adapted is None else f"{name}-prompts.safetensors")
+        return encoder_folder(out) if self.adapted is None else out / f"{out.resolve().name}-prompts.safetensors"
 
     def write(self, out: Path, record: Mapping[str, Any]) -> Path:
         """Write prompts or encoder; the decoder is left behind. An untrained base is written beside its prompts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -9,6 +11,23 @@ from torch import Tensor, nn
 from pathotune_pipeline.tuning.pretrain.spec import DecoderSpec
 
 _EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What came back of a batch.
+
+    Attributes:
+        patches: [B, N, K] as the decoder restored them.
+        target: [B, N, K] what they ought to be.
+        taken: float32 [B, N]; 1 where a patch was taken away, and is judged.
+        given: [B, 3, P, P] in 0 to 1: what the network was given to see, to be looked at.
+    """
+
+    patches: Tensor
+    target: Tensor
+    taken: Tensor
+    given: Tensor
 
 
 def to_patches(pixels: Tensor, patch_px: int) -> Tensor:

@@ -22,11 +22,10 @@ from pathotune_pipeline.spec import hashed_values
 from pathotune_pipeline.tuning.pretrain.draws import Draws
 from pathotune_pipeline.tuning.pretrain.objective import Objective
 from pathotune_pipeline.tuning.pretrain.records import Table, load_state, save_state
-from pathotune_pipeline.tuning.pretrain.schedule import lr_share
+from pathotune_pipeline.tuning.pretrain.schedule import between, lr_share
 from pathotune_pipeline.tuning.pretrain.sources import Source, Team
 from pathotune_pipeline.tuning.pretrain.spec import PretrainSpec
 from pathotune_pipeline.tuning.pretrain.team import average_gradients, averaged, wait_for_all
-from pathotune_pipeline.tuning.pretrain.views import random_views
 from pathotune_pipeline.tuning.pretrain.watch import Watch
 
 _BETAS = (0.9, 0.95)  # as MAE and PuzzleTuning have them
@@ -122,8 +121,8 @@ class _Run:
         flat = [p for p in self.parameters if p.ndim <= 1 or "token" in self.names[p]]
         decayed = [p for p in self.parameters if not any(p is other for other in flat)]
         groups = [
-            {"params": decayed, "weight_decay": self.spec.weight_decay},
-            {"params": flat, "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": self.spec.weight_decay, "decays": True},
+            {"params": flat, "weight_decay": 0.0, "decays": False},
         ]
         fused = self.device.type in ("cpu", "cuda")
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=_BETAS, fused=fused)
@@ -185,14 +184,16 @@ class _Run:
         top = spec.base_lr * spec.batch_size * spec.accumulate / 256
         for group in self.optimizer.param_groups:
             group["lr"] = spec.min_lr + max(0.0, top - spec.min_lr) * lr_share(step, warmup=warmup, total=self.steps)
+            if spec.weight_decay_end is not None and group["decays"]:
+                group["weight_decay"] = between(spec.weight_decay, spec.weight_decay_end, step / max(1, self.steps - 1))
         objective.train()
+        objective.begin_step(step, self.steps)
         for number in range(step * spec.accumulate, (step + 1) * spec.accumulate):
             asked_s = time.perf_counter()
             pixels = torch.from_numpy(next(batches))
             self.window.waited_s += time.perf_counter() - asked_s
             draws = self._draws(number)
-            images, side = pixels.to(self.device), objective.trunk.input_px
-            views = torch.cat([random_views(images, side, spec.views, draws) for _ in range(objective.views_per_image)])
+            views = objective.cut(pixels.to(self.device), spec.views, draws)
             with seeded(draws.seed(), self.device), self._autocast():
                 losses = objective(views, draws)
             total = torch.stack([value.float() for value in losses.values()]).sum()
@@ -204,6 +205,7 @@ class _Run:
             nn.utils.clip_grad_norm_(self.parameters, spec.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        objective.end_step()
 
     def _draws(self, number: int) -> Draws:
         team = self.team

@@ -1,4 +1,4 @@
-"""The learning rate's course: a linear rise, then half a cosine, step by step."""
+"""Courses over a run, step by step: a linear rise and half a cosine for the learning rate, half a cosine for others."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def lr_share(step: int, *, warmup: int, total: int) -> float:
     if step < warmup:
         return step / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def between(first: float, last: float, share: float) -> float:
+    """Half a cosine from `first`, at a share of 0, to `last`, at 1."""
+    return last - (last - first) * (math.cos(math.pi * share) + 1) / 2

@@ -127,6 +127,9 @@ class PretrainSpec(Spec):
     min_lr: float = setting(0.0, "Learning rate at the end.", ge=0)
     warmup_epochs: int = setting(20, "Epochs over which the learning rate rises from 0.", ge=0)
     weight_decay: float = setting(0.05, "Decoupled weight decay; biases, norms and tokens have none.", ge=0)
+    weight_decay_end: float | None = setting(
+        None, "Weight decay that half a cosine leads to at the end; empty keeps it constant.", ge=0
+    )
     grad_clip: float = setting(0.0, "Largest gradient norm; 0 does not clip.", ge=0)
     precision: Precision = setting("fp32", "fp32, or bf16 autocast with fp32 weights.")
     seed: int = setting(0, "Seed of everything random.", ge=0)
@@ -178,3 +181,77 @@ class PuzzleSpec(Spec):
     group: int = setting(0, "Images among which pieces travel, in each process; 0 takes all of its batch.", ge=0)
     hint: bool = setting(True, "Show the decoder the embedded pixels of the pieces that stayed in place.")
     patch_norm: bool = setting(False, "Restore each patch freed of its own mean and spread.")
+
+
+class DistillSpec(Spec):
+    """Distillation of several encoders, and of the student's own average, into one."""
+
+    teachers: tuple[str, ...] = setting(
+        (), "Encoders to learn from, as --encoder names them; none leaves self-distillation.", hashed=False
+    )
+    teacher_files: tuple[str, ...] = setting(
+        (),
+        "File or bundle of each teacher's weights, as --weights names it; '' for the hub or its cache.",
+        hashed=False,
+    )
+    teacher_precision: Precision = setting("fp32", "Arithmetic of the teachers: fp32 or bf16.")
+    class_weights: tuple[float, ...] | None = setting(
+        None, "Weight of the loss on each teacher's feature; empty gives each 1.", hashed=False
+    )
+    patch_weights: tuple[float, ...] | None = setting(
+        None, "Weight of the loss on each teacher's patch tokens; empty gives each 0.25.", hashed=False
+    )
+    head_bottleneck: int = setting(256, "Width at which heads pass the unit sphere.", gt=0)
+    dino_weight: float = setting(1.0, "Weight of the loss between crops of an image.", ge=0)
+    ibot_weight: float = setting(1.0, "Weight of the loss on hidden patches.", ge=0)
+    koleo_weight: float = setting(0.1, "Weight, for each wide crop, of spreading a batch's features apart.", ge=0)
+    local_crops: int = setting(8, "Narrow crops of each image, for the loss between crops.", ge=0)
+    local_px: int = setting(
+        0, "Side of narrow crops; 0 takes the multiple of the patch nearest to 7/16 of the network's input.", ge=0
+    )
+    local_min: float = setting(0.05, "Least share of an image's area in a narrow crop.", gt=0, le=1)
+    local_max: float = setting(0.32, "Largest share of an image's area in a narrow crop.", gt=0, le=1)
+    mask_chance: float = setting(0.5, "Share of the wide crops in which patches are hidden.", ge=0, le=1)
+    mask_min: float = setting(0.1, "Least share of the patches that is hidden there.", gt=0, lt=1)
+    mask_max: float = setting(0.5, "Largest share of the patches that is hidden there.", gt=0, lt=1)
+    prototypes: int = setting(65536, "Prototypes that crops and patches are told by.", ge=2)
+    head_hidden: int = setting(2048, "Width of the hidden layers of the prototypes' head.", gt=0)
+    student_temperature: float = setting(0.1, "Temperature of what the student says.", gt=0)
+    teacher_temperature_first: float = setting(0.04, "Temperature of what the average says, at first.", gt=0)
+    teacher_temperature: float = setting(0.07, "The same after temperature_epochs.", gt=0)
+    temperature_epochs: int = setting(30, "Epochs over which it rises.", ge=0)
+    centre_momentum: float = setting(
+        0.9, "Share of the old centre of what the average says, after a batch.", ge=0, lt=1
+    )
+    momentum: float = setting(
+        0.992, "Share of the old weights in the average at first; half a cosine leads to 1.", ge=0, le=1
+    )
+    result: Literal["average", "student"] = setting(
+        "average", "What is written with self-distillation: the student's moving average, or the student."
+    )
+
+    def check(self) -> None:
+        """Raise what makes no sense together.
+
+        Raises:
+            SpecError: lists of unlike lengths, negative weights, or a least share above the largest one.
+        """
+        for name in ("teacher_files", "class_weights", "patch_weights"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.teachers):
+                raise SpecError(
+                    f"{name}: {len(given)} for {len(self.teachers)} teachers. Give one for each, in their order."
+                )
+        if min((0.0, *(self.class_weights or ()), *(self.patch_weights or ()))) < 0:
+            raise SpecError("class_weights, patch_weights: a weight is below 0. Give 0 or more.")
+        for name in ("local", "mask"):
+            least, most = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            if least > most:
+                raise SpecError(f"{name}_min {least} is above {name}_max {most}. Exchange them.")
+
+    def weights_of(self, place: int) -> tuple[float, float]:
+        """Weights of the losses on a teacher's feature and on its patch tokens."""
+        return (
+            self.class_weights[place] if self.class_weights else 1.0,
+            self.patch_weights[place] if self.patch_weights else 0.25,
+        )

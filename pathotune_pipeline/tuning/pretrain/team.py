@@ -55,6 +55,13 @@ def averaged(values: Tensor, team: Team) -> Tensor:
     return values
 
 
+def summed(values: Tensor) -> Tensor:
+    """The sum of a tensor over the processes that `joined` brought together; the tensor itself where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+    return values
+
+
 def wait_for_all(team: Team) -> None:
     """Go on when every process has come here."""
     if team.world > 1:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pathotune_pipeline.engine.checkpoint import write_atomically
 from pathotune_pipeline.tuning.pretrain.network import Trunk
-from pathotune_pipeline.tuning.pretrain.objective import Restored
-from pathotune_pipeline.tuning.pretrain.restore import from_patches, to_patches
+from pathotune_pipeline.tuning.pretrain.restore import Restored, from_patches, to_patches
 
 _GAP_PX = 4
 _LEAST_PX = 128

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pathotune_pipeline.tuning.pretrain.draws import Draws
-from pathotune_pipeline.tuning.pretrain.objective import Restored
+from pathotune_pipeline.tuning.pretrain.restore import Restored
 from pathotune_pipeline.tuning.pretrain.spec import MaeSpec
 from pathotune_pipeline.tuning.pretrain.start import build_objective
 from pathotune_pipeline.tuning.pretrain.triptych import restored_pixels, write_triptychs
