@@ -1,1 +1,1 @@
-"""Encoders trained without labels on a lab's own slides and images: masked autoencoding, puzzles."""
+"""Encoders trained without labels on a lab's own slides and images: masked autoencoding, puzzles, distillation."""

@@ -211,8 +211,8 @@ class TeacherJudge:
     def add(self, views: Tensor, draws: Draws, picture: Path | None) -> None:
         """Count views in; there is nothing to be drawn."""
         for teacher, said, told in self._method.said(views):
-            unit = F.normalize(told.double(), dim=1)
-            agreed = float((F.normalize(said.double(), dim=1) * unit).sum())
+            unit = F.normalize(told.cpu().double(), dim=1)
+            agreed = float((F.normalize(said.cpu().double(), dim=1) * unit).sum())
             before = self._sums.get(teacher.name, (0.0, torch.zeros_like(unit[0]), 0))
             self._sums[teacher.name] = (before[0] + agreed, before[1] + unit.sum(0), before[2] + len(unit))
 

@@ -55,6 +55,8 @@ class Teacher:
         if patch_weight:
             trunk = self._trunk = _token_trunk(encoder)
             rows, columns = trunk.patch_embed.grid_size
+            if self.card.input_px:  # a network that takes any size is given that of its card
+                rows, columns = (self.card.input_px // side for side in trunk.patch_embed.patch_size)
             self.token_dim, self.grid = int(trunk.embed_dim), (int(rows), int(columns))
 
     @torch.no_grad()

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pathotune_pipeline.cli.main import main
+from pathotune_pipeline.config import load
+from pathotune_pipeline.encoders import catalogue
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.errors import OutputExistsError, SpecError, UsageError, WeightsError
@@ -24,15 +25,13 @@ from pathotune_pipeline.tuning.pretrain.distill_heads import TeacherHead, Weight
 from pathotune_pipeline.tuning.pretrain.draws import Draws
 from pathotune_pipeline.tuning.pretrain.network import build_trunk, write_encoder
 from pathotune_pipeline.tuning.pretrain.run import pretrain
-from pathotune_pipeline.tuning.pretrain.self_distill import draw_masks, encoded, let_sizes_vary
+from pathotune_pipeline.tuning.pretrain.self_distill import let_sizes_vary
 from pathotune_pipeline.tuning.pretrain.spec import DistillSpec, NetworkSpec
 from pathotune_pipeline.tuning.pretrain.start import build_objective
 from pathotune_pipeline.tuning.pretrain.teachers import Teacher
-from tests.tuning.pretrain.test_run import ROOT, same, table, weights
+from tests.tuning.pretrain.students import ALONE, SMALL, distillation, gradients, step, views
+from tests.tuning.pretrain.test_run import ROOT, alike, same, table, together, weights
 from tests.tuning.pretrain.toy import SETTINGS, source_of, spec_of, textures, write_images
-
-SMALL: dict[str, Any] = {"prototypes": 12, "head_hidden": 16, "head_bottleneck": 8, "local_crops": 2}
-ALONE: dict[str, Any] = {"dino_weight": 0, "ibot_weight": 0, "koleo_weight": 0}
 
 
 @pytest.fixture(scope="module")
@@ -49,30 +48,6 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("distill") / "images", 40)
-
-
-def distillation(folder: Path, *names: str, network: dict[str, Any] | None = None, **settings: Any) -> Distillation:
-    spec = spec_of(folder, **({"network": {**SETTINGS["network"], **network}} if network else {}))
-    made = build_objective(spec, DistillSpec.parse({**SMALL, "teachers": names, **settings}))
-    assert isinstance(made, Distillation)
-    return made.train()
-
-
-def views(count: int = 4) -> torch.Tensor:
-    return torch.from_numpy(textures(count)).permute(0, 3, 1, 2) / 255
-
-
-def step(method: Distillation, number: int = 0) -> dict[str, torch.Tensor]:
-    """Losses of a batch, with gradients."""
-    draws = Draws(0, number, rows=4)
-    crops = method.cut(torch.from_numpy(textures(4)), spec_of(Path()).views, draws)
-    losses = method(crops, draws)
-    sum(losses.values()).backward()
-    return losses
-
-
-def gradients(method: Distillation) -> dict[str, torch.Tensor]:
-    return {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
 
 
 def parts_of(teacher: Teacher) -> dict[str, torch.Tensor]:
@@ -149,96 +124,7 @@ def test_tokens_are_not_asked_for_without_a_weight_and_self_distillation_is_not_
     assert patches.judge().losses() == (None, None)
 
 
-def test_zero_teachers_are_plain_self_distillation(tmp_path):
-    method = distillation(tmp_path)
-    assert set(step(method)) == {"dino", "ibot", "koleo"}
-    draws = Draws(0, 0, rows=4)
-    crops = distillation(tmp_path, dino_weight=0).cut(torch.from_numpy(textures(4)), spec_of(tmp_path).views, draws)
-    assert (len(crops.wide), crops.narrow) == (4, None)
-    assert set(step(distillation(tmp_path, dino_weight=0, koleo_weight=0))) == {"ibot"}
-    assert set(step(distillation(tmp_path, ibot_weight=0))) == {"dino", "koleo"}
-
-
-def test_narrow_crops_are_seen_at_their_own_size(tmp_path):
-    method = distillation(tmp_path)
-    crops = method.cut(torch.from_numpy(textures(4)), spec_of(tmp_path).views, Draws(0, 0, rows=4))
-    assert crops.wide.shape == (8, 3, 32, 32)
-    assert crops.narrow is not None
-    assert crops.narrow.shape == (8, 3, 16, 16)
-    trunk = build_trunk(spec_of(tmp_path).network, 0)
-    before = trunk.module.forward_features(views())
-    let_sizes_vary(trunk.module)
-    torch.testing.assert_close(encoded(trunk.module, views()), before)
-    assert encoded(trunk.module, crops.narrow).shape == (8, 1 + 4, 32)
-    large = DistillSpec.parse({**SMALL, "local_px": 12})
-    with pytest.raises(SpecError, match="local_px 12"):
-        build_objective(spec_of(tmp_path), large)
-
-
-def test_hidden_patches_are_hidden_from_the_student_alone(tmp_path):
-    method = distillation(tmp_path).eval()
-    assert method.own is not None
-    mask = torch.zeros(4, 16, dtype=torch.bool)
-    mask[:, 5] = True
-    hidden = views()
-    hidden[:, :, 8:16, 8:16] += 0.3  # patch 5: row 1, column 1
-    module, token = method.student.module, method.mask_token
-    assert torch.equal(encoded(module, views(), mask, token), encoded(module, hidden, mask, token))
-    assert not torch.allclose(encoded(method.own.average, views()), encoded(method.own.average, hidden))
-
-
-def test_masks_have_the_asked_share_and_hang_on_the_row_alone():
-    spec = DistillSpec(mask_chance=0.5, mask_min=0.1, mask_max=0.5)
-    masks = draw_masks(Draws(0, 0, rows=400), 800, (8, 8), spec)
-    counts = masks.sum(1)
-    masked = counts[counts > 0]
-    assert 0.42 < len(masked) / 800 < 0.58
-    assert (int(masked.min()), int(masked.max())) == (6, 32)
-    part = draw_masks(Draws(0, 0, rows=400, rank=1, world=2), 400, (8, 8), spec)
-    assert torch.equal(part, torch.cat([masks[1:400:2], masks[401::2]]))
-    clumped = masks.view(800, 8, 8)[counts > 20].float()
-    beside = (clumped[:, :, 1:] * clumped[:, :, :-1]).mean() / clumped.mean()
-    assert beside > 1.3 * clumped.mean()  # a hidden patch's neighbour is hidden more often than by chance
-
-
-def test_the_average_follows_exactly_and_stands_still_at_the_end(tmp_path):
-    method = distillation(tmp_path)
-    own = method.own
-    assert own is not None
-    pairs = [(own.average, method.student.module), (own.average_head, own.head)]
-    assert all(torch.equal(a, b) for old, new in pairs for a, b in zip(old.parameters(), new.parameters(), strict=True))
-    with torch.no_grad():
-        for parameter in [*method.student.module.parameters(), *own.head.parameters()]:
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    method.begin_step(0, 5)
-    before = [[p.clone() for p in old.parameters()] for old, _ in pairs]
-    method.end_step()
-    for was, (old, new) in zip(before, pairs, strict=True):
-        for b, a, s in zip(was, old.parameters(), new.parameters(), strict=True):
-            assert torch.equal(a, 0.992 * b + (1 - 0.992) * s)
-    method.begin_step(4, 5)
-    assert method.state_of_course()["momentum"] == 1
-    still = [p.clone() for p in own.average.parameters()]
-    method.end_step()
-    assert all(torch.equal(a, b) for a, b in zip(still, own.average.parameters(), strict=True))
-
-
-def test_centres_move_in_training_alone(tmp_path):
-    method = distillation(tmp_path, mask_chance=1.0)
-    own = method.own
-    assert own is not None
-    crops = Crops(torch.cat([views(), views().flip(3)]), None)
-    method.eval()(crops, Draws(0, 0, rows=4))
-    assert not own.class_centre.any()
-    with torch.no_grad():
-        tokens = encoded(own.average, method.student.normalised(crops.wide))
-        expected = 0.1 * own.average_head(tokens[:, 1:].mean(1)).mean(0)
-    method.train()(crops, Draws(0, 0, rows=4))
-    torch.testing.assert_close(own.class_centre, expected)
-    assert own.patch_centre.any()
-
-
-def test_a_cut_of_one_network_at_its_own_size_is_what_is_extracted(tmp_path, images, teachers):
+def test_the_encoder_that_is_written_gives_the_same_features(tmp_path, images, teachers):
     for pooling, result in (("cls", "student"), ("mean", "average")):
         method = distillation(images, teachers[0], network={"pooling": pooling}, result=result)
         folder = method.write(tmp_path / pooling, {"steps": 0})
@@ -266,6 +152,23 @@ def test_what_cannot_be_is_one_error_before_the_first_step(tmp_path, teachers, s
     names = [teachers[0] if name == "T" else name for name in settings.pop("teachers", [])]
     with pytest.raises(error, match=says):
         distillation(tmp_path, *names, **settings)
+
+
+def test_in_bf16_losses_are_near_those_in_fp32(tmp_path, teachers):
+    exact = step(distillation(tmp_path, *teachers))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        short = step(distillation(tmp_path, *teachers))
+    for name, value in exact.items():
+        assert float(short[name].detach()) == pytest.approx(float(value.detach()), rel=0.05, abs=0.01)
+
+
+def test_a_teacher_of_any_size_gives_the_grid_of_its_card(teachers):
+    encoder = create_encoder(EncoderSpec(name=teachers[0]))
+    encoder.card = encoder.card.with_values(input_px=64)
+    let_sizes_vary(encoder.module)
+    teacher = Teacher(encoder, class_weight=0, patch_weight=1)
+    assert teacher.grid == (4, 4)
+    assert teacher.look(views()).patches.shape == (4, 16, 48)
 
 
 def test_hand_made_features_may_teach_too(tmp_path):
@@ -303,6 +206,31 @@ def test_killed_and_begun_again_gives_the_same_bits(config, tmp_path):
     checks = table(whole, "checks.csv")
     assert all(0 < float(row["constant_loss"]) < 1 and float(row["rankme"]) >= 1 for row in checks)
     assert not any(name.startswith("teachers") for name in weights(whole))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(config, tmp_path):
+    one, two = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    words = ["pretrain", "distill", "--config", str(config), "--koleo-weight", "0", "--base-lr", "0.005", "--out"]
+    assert main([*words, str(one)]) == 0
+    together(["-m", "pathotune_pipeline.cli", *words, str(two)])
+    alike(one, two)
+    for first, second in zip(table(one, "metrics.csv"), table(two, "metrics.csv"), strict=True):
+        assert [float(second[name]) for name in first] == pytest.approx(
+            [float(each) for each in first.values()], rel=2e-3
+        )
+
+
+def test_the_published_recipe_is_one_that_a_run_takes():
+    path = ROOT / "configs" / "recipes" / "distill-gpfm.yaml"
+    run, method = load(("pretrain", "distill"), path, (), {}).values()
+    run.check(), method.check()
+    with torch.device("meta"):
+        trunk = build_trunk(run.network, 0)
+    assert (trunk.dim, trunk.grid, len(trunk.module.blocks)) == (1024, (16, 16), 24)
+    assert [method.weights_of(place) for place in range(3)] == [(1, 0.25), (0.5, 0.125), (1, 0)]
+    assert run.base_lr * run.batch_size / 256 == pytest.approx(4e-4 * (run.batch_size / 1024) ** 0.5, rel=1e-3)
+    assert set(method.teachers) <= set(catalogue.names())
 
 
 def test_a_run_goes_on_from_teachers_that_were_moved_and_not_from_others(config, teachers, images, tmp_path):

@@ -71,6 +71,21 @@ def same(one: Path, other: Path) -> None:
         assert table(one, name) == table(other, name)
 
 
+def together(words: list[str]) -> None:
+    """Run a command in two processes that train together."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launch, *words], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def alike(one: Path, other: Path) -> None:
+    """Two runs came to the same weights but for rounding."""
+    first, second = weights(one), weights(other)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+
+
 def test_a_run_leaves_tables_and_an_encoder(whole):
     steps = [int(row["step"]) for row in table(whole, "metrics.csv")]
     assert steps == [2, 3, 4, 6, 8, 9]
@@ -105,15 +120,8 @@ def test_a_finished_run_is_left_as_it_is(config, whole):
 @pytest.mark.slow
 def test_two_processes_are_one(config, whole, tmp_path):
     out = tmp_path / "whole"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launch, *command(config, out)], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = weights(whole), weights(out)
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+    together(command(config, out))
+    alike(whole, out)
     rows = [(row["step"], float(row["restoration"])) for row in table(out, "metrics.csv")]
     assert rows == [
         (row["step"], pytest.approx(float(row["restoration"]), rel=1e-3)) for row in table(whole, "metrics.csv")
