@@ -111,7 +111,10 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         return f"there is no setting {dotted!r}.{nearest(str(path[-1]), known)} Known here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{dotted} must be given"
-    return f"{dotted}: {problem['msg']}, found {problem['input']!r}"
+    own = problem["type"] == "value_error"  # a check of this package
+    said = str(problem["ctx"]["error"]) if own else problem["msg"]
+    found = "" if own and said.endswith(".") else f", found {problem['input']!r}"  # a whole sentence says it itself
+    return f"{dotted}: {said}{found}" if dotted else f"{said}{found}"
 
 
 def load_yaml(path: Path, where: str) -> Any:
@@ -127,8 +130,10 @@ def load_yaml(path: Path, where: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{where}: cannot be read ({error.strerror or error}). Check the path.") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{where}: is no text. Give a YAML file.") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{where}: is not YAML ({' '.join(str(error).split())}). Mend it.") from None

@@ -112,11 +112,11 @@ def _text_number(card: AdapterCard, asked: int | None, path: Path) -> int | None
     listed = "; ".join(f"#{number} {text!r}" for number, text in enumerate(texts))
     if asked is None:
         raise SpecError(
-            f"--adapter {path.name}: it holds {len(texts)} texts, one for each of its tasks: {listed}. Say which, such as "
-            f"--adapter {path.name}#0."
+            f"--adapter {path}: it holds {len(texts)} texts, one for each of its tasks: {listed}. Say which, such as "
+            f"--adapter {path}#0."
         )
     if asked >= len(texts):
         raise SpecError(
-            f"--adapter {path.name}#{asked}: it has no text of that number" + (f"; it has {listed}." if texts else ".")
+            f"--adapter {path}#{asked}: it has no text of that number" + (f"; it has {listed}." if texts else ".")
         )
     return asked

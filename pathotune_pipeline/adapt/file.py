@@ -118,6 +118,8 @@ def load_adapter(path: Path, module: nn.Module, card: EncoderCard) -> AdaptedNet
 
 
 def _read(path: Path, *, tensors: bool) -> tuple[AdapterCard, dict[str, Tensor]]:
+    if path.is_dir():
+        raise UsageError(f"adapter file {path}: is a folder. Give the file in it: {path / 'adapter.safetensors'}.")
     if not path.is_file():
         raise UsageError(f"adapter file {path}: nothing lies there. Give a file of `pathotune adapt`.")
     try:
@@ -146,7 +148,7 @@ def _refuse_another(path: Path, asked: EncoderCard, found: EncoderCard) -> None:
         f"{key}: {_short(one.get(key))} there, {_short(other.get(key))} here" for key in sorted(differing)
     )
     raise UsageError(
-        f"adapter file {path.name}: it was trained on {asked.name} ({asked.architecture}), and this encoder, {found.name} "
+        f"adapter file {path}: it was trained on {asked.name} ({asked.architecture}), and this encoder, {found.name} "
         f"({found.architecture}), is another: {facts}. Use the encoder it was trained on, or train one for this encoder."
     )
 

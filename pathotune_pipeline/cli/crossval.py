@@ -51,9 +51,15 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def add_licence(parser: argparse.ArgumentParser) -> None:
-    """The flag for the model card."""
+    """The flags for what goes into a model's folder."""
     parser.add_argument(
         "--data-licence", default="not stated", metavar="TEXT", help="licence of the data, for the model card"
+    )
+    parser.add_argument(
+        "--adapter",
+        default=None,
+        metavar="FILE",
+        help="the adapter that the features were made with, to lie in the folder: predict then needs no other",
     )
 
 
@@ -85,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = config.load(("crossval",), arguments.config, arguments.assignments, given(arguments))
     spec, study = CrossvalSpec.parse(settings["crossval"].model_dump()), study_of(arguments)
-    finish = card_writer(study, licence=arguments.data_licence)
+    finish = card_writer(study, licence=arguments.data_licence, adapter=arguments.adapter)
     return learn(arguments, spec, lambda told: run_study(study, spec, finish=finish, on_progress=told))
 
 

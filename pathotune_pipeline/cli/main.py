@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from pathotune_pipeline.cli.flags import Parser
-from pathotune_pipeline.errors import PathotuneError, UsageError, WeightsError
+from pathotune_pipeline.errors import OutputExistsError, PathotuneError, UsageError, WeightsError
 from pathotune_pipeline.version import VERSION
 
 OK, UNEXPECTED, WRONG_CALL, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except UsageError as error:
         return _say(str(error), WRONG_CALL)
-    except WeightsError as error:
+    except (WeightsError, OutputExistsError) as error:
         return _say(str(error), WRONG_CALL)
     except PathotuneError as error:
         return _say(str(error), UNEXPECTED)

@@ -29,5 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = config.load(("model",), arguments.config, arguments.assignments, given(arguments))
     spec, study = ModelSpec.parse(settings["model"].model_dump()), study_of(arguments)
     return learn(
-        arguments, spec, lambda told: train_model(study, spec, licence=arguments.data_licence, on_progress=told)
+        arguments,
+        spec,
+        lambda told: train_model(
+            study, spec, licence=arguments.data_licence, adapter=arguments.adapter, on_progress=told
+        ),
     )

@@ -20,6 +20,7 @@ from pathotune_pipeline.evaluation.pooling import FoldRun
 from pathotune_pipeline.evaluation.result import CrossvalResult, read_result, write_rows
 from pathotune_pipeline.evaluation.study import Study
 from pathotune_pipeline.heads.trained import load_head
+from pathotune_pipeline.models.adapter import check_adapter, keep_adapter
 from pathotune_pipeline.models.card_page import card_page
 from pathotune_pipeline.models.recipe import FeatureRecipe, recipe_of
 from pathotune_pipeline.provenance import fingerprint as fingerprint_of
@@ -130,22 +131,26 @@ class ModelCard:
             ) from None
 
 
-def card_writer(study: Study, *, licence: str = NOT_STATED) -> Callable[[Path], None]:
+def card_writer(study: Study, *, licence: str = NOT_STATED, adapter: str | None = None) -> Callable[[Path], None]:
     """What adds a card to a result's folder, for `run_study(finish=...)`. The features' recipe is read now, before training.
 
     Args:
         study: from what the models are made.
         licence: of the data, as the user states it.
+        adapter: FILE or FILE#N that the features were made with, to be kept in the folder.
 
     Raises:
-        UsageError: there is no such store or set.
+        UsageError: there is no such store or set, or the adapter is not that of the set.
         CorruptDataError: the set's records do not say how it was made.
     """
     store = open_store(study.store)
     features_set = store.find_set(study.features)
     recipe = recipe_of(store, features_set)
+    kept = None if adapter is None else check_adapter(adapter, recipe)
 
     def finish(folder: Path) -> None:
+        if kept is not None:
+            keep_adapter(kept, folder)
         result = read_result(folder)
         records = store.records(features_set)
         targets = target_specs(study.target, result.settings.get("targets") or {})

@@ -16,6 +16,7 @@ from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
 from pathotune_pipeline.features.extract import check_device, extract, may_use_gpus
 from pathotune_pipeline.features.plan import ExtractSpec, make_recipe
+from pathotune_pipeline.models.adapter import kept_adapter
 from pathotune_pipeline.models.folder import Model
 from pathotune_pipeline.models.inputs import InputSlide, inputs_of_run, inputs_of_store, quality_of
 from pathotune_pipeline.models.quality import PredictSpec, objections
@@ -122,6 +123,9 @@ def model_extraction(model: Model, changes: Mapping[str, Mapping[str, Any]]) -> 
         CorruptDataError: an adapter's file is damaged.
         WeightsError: the encoder's weights cannot be had.
     """
+    kept = kept_adapter(model.folder, model.card.features)
+    if kept is not None:
+        changes = {**changes, "encoder": {"adapter": (kept,), **changes.get("encoder", {})}}
     spec = model.card.features.extract_spec(changes)
     encoder = create_adapted_encoder(spec.encoder)
     model.check_features(recipe_of_spec(make_recipe(spec, encoder.card, encoder.recipe())))

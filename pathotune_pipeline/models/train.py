@@ -30,6 +30,7 @@ def train_model(
     spec: ModelSpec,
     *,
     licence: str = NOT_STATED,
+    adapter: str | None = None,
     on_progress: Callable[[CrossvalProgress], None] | None = None,
 ) -> tuple[dict[str, CrossvalResult], list[str]]:
     """Train, judge on the held-out part, and write the model folder, all or nothing.
@@ -38,6 +39,7 @@ def train_model(
         study: from what, and where to; of several targets each gets a folder of its name, with the same heads.
         spec: head, training, split, seeds.
         licence: of the data, for the card.
+        adapter: FILE or FILE#N that the features were made with, to be kept in the folder.
         on_progress: told of each trained head.
 
     Returns:
@@ -57,7 +59,8 @@ def train_model(
                 "fold, or use crossval, whose folder is a model too."
             )
     split = None if spec.splits else hold_out
-    return run_study(study, spec, split=split, finish=card_writer(study, licence=licence), on_progress=on_progress)
+    finish = card_writer(study, licence=licence, adapter=adapter)
+    return run_study(study, spec, split=split, finish=finish, on_progress=on_progress)
 
 
 def hold_out(spec: CrossvalSpec, strata: Mapping[str, str], groups: Mapping[str, str]) -> Iterator[tuple[int, Fold]]:

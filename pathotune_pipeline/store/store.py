@@ -347,4 +347,4 @@ def record_name(set_name: SetName, slide_key: str, short: str) -> str:
 
 def _means(set_name: SetName, text: str) -> bool:
     tail = f"{set_name.label}-{set_name.recipe}"
-    return tail == text or tail.startswith(f"{text}-")
+    return tail == text or tail.startswith(text if text.endswith("+") else f"{text}-")

@@ -188,6 +188,8 @@ def test_a_card_of_a_later_version_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_adapter_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing lies there"):
         read_adapter_card(tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match=r"is a folder\. Give the file in it: .*adapter\.safetensors"):
+        read_adapter_card(tmp_path)
     save_file({"x": torch.zeros(2)}, tmp_path / "b.safetensors")
     with pytest.raises(UsageError, match="no adapter of this package"):
         read_adapter_card(tmp_path / "b.safetensors")

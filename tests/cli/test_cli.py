@@ -79,6 +79,24 @@ WRONG = [
     (("extract", "--store", "S", "--slides", "A", "--annotations", "ABSENT"), "there is no such folder"),
     (("extract", "--store", "S", "--slides", "A", "--segmenter", "netwrk:a"), "Did you mean 'network'"),
     (("extract", "--store", "S", "--slides", "A", "--segmenter", "network:a.pt"), "nothing lies there"),
+    (("extract", "--store", "S", "--slides", "A", "--config", "BYTES"), "is no text"),
+    (
+        ("extract", "--store", "S", "--slides", "A", "--encoder", "a", "--encoder", "b", "--adapter", "f"),
+        "pathotune: encoder: --adapter goes with one encoder, and a, b were asked for",
+    ),
+    (("study", "scaling", "--study", "BYTES", "--out", "O"), "is no text"),
+    (("study", "scaling", "--study", "BAD.yaml", "--out", "O"), "there is no setting 'tiles'"),
+    (("adapt", "--patches", "BAD.csv", "--method", "linear", "--out", "O"), "none of the columns"),
+    (("adapt", "--patches", "BAD.csv", "--out", "O"), "Name an encoder that has, with --encoder"),
+    (("adapt", "--method", "linear", "--out", "O"), "name the labelled patches"),
+    (
+        ("adapt", "--patches", "BAD.csv", "--text-template", "{stian}", "--out", "O"),
+        "Did you mean 'stain'? Known: stain",
+    ),
+    (("merge-lora", "--lora", "EMPTY", "--out", "O"), "is a folder"),
+    (("merge-lora", "--lora", "ABSENT", "--out", "FULL"), "is there already"),
+    (("pretrain", "mae", "--out", "O"), "nothing to learn from"),
+    (("pretrain", "mae", "--config", "BAD.yaml", "--out", "O"), "Did you mean 'tile_px'"),
     (("flow", "run", "extrac"), "invalid choice"),
     (("demo", "--patients", "3"), "at least 24"),
     (("info",), "PATH"),
@@ -96,10 +114,11 @@ def test_a_wrong_call_is_one_clear_line(
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "FULL").mkdir()
     (tmp_path / "FULL" / "thesis.docx").touch()
+    (tmp_path / "BYTES").write_bytes(bytes([200, 0, 255]))
     (tmp_path / "BAD.csv").write_text("name\nx\n")
     (tmp_path / "BAD.yaml").write_text("tiles:\n  tile_pix: 256\n")
     (tmp_path / "A").symlink_to(small_archive)
-    places = {"ABSENT", "EMPTY", "FULL", "A", "S", "O", "L", "BAD.csv", "BAD.yaml"}
+    places = {"ABSENT", "EMPTY", "FULL", "A", "S", "O", "L", "BAD.csv", "BAD.yaml", "BYTES"}
     plain = [str(tmp_path / word) if word in places else word.replace("local:", f"local:{tmp_path}/") for word in words]
     code, out, err = call(capsys, *plain)
     assert code == 2, (out, err)

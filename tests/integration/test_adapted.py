@@ -111,10 +111,20 @@ def test_patches_to_adapter_to_features_to_model_to_report(
     told(capsys, *predict, *encoder, "--adapter", file, *out)
     assert (tmp_path / "p.csv").read_text().count(",,predicted,") == 6
     write_adapter(tmp_path / "other.safetensors", place / "toy", "pathotune", seed=7)
+    words = ("crossval", *asked, *FAST, "--adapter")
+    told(capsys, *words, file, "--out", tmp_path / "whole")
+    told(capsys, "predict", "--model", tmp_path / "whole", *predict[3:], *encoder, "--out", tmp_path / "w.csv")
+    assert (tmp_path / "w.csv").read_text().count(",,predicted,") == 6
     refused = told(
         capsys, *predict, *encoder, "--adapter", tmp_path / "other.safetensors", "--out", tmp_path / "q.csv", code=2
     )
     assert "adapter.sha256" in refused
+    other = tmp_path / "other.safetensors"
+    assert "was made with adapter breast" in told(capsys, *words, other, "--out", tmp_path / "no", code=2)
+    assert not (tmp_path / "no").exists()
+    (tmp_path / "whole" / "adapter.safetensors").write_bytes(other.read_bytes())
+    mixed = ("predict", "--model", tmp_path / "whole", *predict[3:], *encoder, "--out", tmp_path / "x.csv")
+    assert "is not its own" in told(capsys, *mixed, code=1)
 
 
 def test_a_bad_call_is_one_clear_line(place: Path, small_archive: Path, tmp_path: Path, capsys: Captured) -> None:

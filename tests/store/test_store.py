@@ -167,6 +167,12 @@ def test_finding_a_set_by_the_beginning_of_its_name(store: FeatureStore) -> None
         assert store.find_set(name) == SET
     with pytest.raises(UsageError, match="Known: toy"):
         store.find_set("to")
+    adapted = SetName("features", "toy+breast-256px-0.5mpp", "bbbbbbbbbbbb")
+    with store.stage("a.svs", "a.svs", adapted, PRINT) as staged:
+        staged.put("features", FEATURES)
+        staged.commit({"slide_id": "a.svs", "fingerprint": PRINT, "group": "y"}, {})
+    assert store.find_set("toy") == SET
+    assert store.find_set("toy+") == store.find_set("toy+breast") == adapted
     other = SetName("features", "toy-256px-0.5mpp", "aaaaaaaaaaaa")
     with store.stage("a.svs", "a.svs", other, PRINT) as staged:
         staged.put("features", FEATURES)

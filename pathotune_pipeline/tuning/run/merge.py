@@ -29,7 +29,7 @@ def merge_lora(encoder: EncoderSpec, adapter: Path, out: Path) -> None:
     stored = read_adapter_card(adapter)
     if stored.spec.method != "lora":
         raise SpecError(
-            f"--lora {adapter.name}: it is an adapter of {stored.spec.method}, which has no weights to be merged. "
+            f"--lora {adapter}: it is an adapter of {stored.spec.method}, which has no weights to be merged. "
             "Use it as it is: extract --adapter."
         )
     base = create_encoder(encoder.with_values(precision="fp32"))

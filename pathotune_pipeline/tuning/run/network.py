@@ -98,7 +98,10 @@ def check_encoder(encoder: Encoder, spec: AdaptSpec) -> None:
     """
     name = encoder.card.name
     if encoder.card.mean is None:
-        raise SpecError(f"--method {spec.method}: {name} has no weights that could be adapted. Use linear or knn.")
+        raise SpecError(
+            f"--method {spec.method}: {name} has no weights that could be adapted. Name an encoder that has, with --encoder; "
+            "of patches, linear and knn take any."
+        )
     if encoder.dtype != torch.float32:
         raise SpecError(
             f"--method {spec.method}: {name} was loaded in {encoder.spec.precision}; weights that learn, or that learning "

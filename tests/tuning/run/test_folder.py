@@ -157,7 +157,7 @@ def test_merged_lora_is_an_encoder_with_the_same_features(table, small_backbone,
     assert torch.allclose(other.encode(tiles), expected, atol=1e-5)
     assert not torch.allclose(other.encode(tiles), base.encode(tiles), atol=1e-3)
     assert set(other.module.state_dict()) == set(base.module.state_dict())
-    assert main(["merge-lora", *arguments, "--out", str(merged)]) == 1
+    assert main(["merge-lora", *arguments, "--out", str(merged)]) == 2
     assert "is there already" in capsys.readouterr().err
     adapt(table, small_backbone, tmp_path / "prompts", "vpt-deep")
     arguments[3] = str(tmp_path / "prompts" / "adapter.safetensors")
