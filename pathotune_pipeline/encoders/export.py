@@ -40,13 +40,9 @@ def write_encoder(
     Raises:
         SpecError: the encoder's network cannot be built from a folder.
     """
-    from safetensors.torch import save
-
     layout = folder_layout(card, spec, name=folder.name)
-    tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in state.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, save(tensors))
     if isinstance(layout, CatalogueCard):
+        _write_weights(folder, state)
         facts = {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": file_sha256(folder / WEIGHTS)}
         told = layout.with_values(verified="never", note=f"{layout.note} {changed}".strip())
         content = {
@@ -57,7 +53,27 @@ def write_encoder(
         }
         _write_json(folder / CARD_FILE, content)
     else:
-        _write_json(folder / "config.json", {**layout, "note": changed})
+        write_timm_folder(folder, state, {**layout, "note": changed})
+
+
+def write_timm_folder(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a network as timm's `save_for_hf` lays it out.
+
+    Args:
+        folder: made where it is absent; files of the same names are replaced.
+        state: the network's state dict; stored as float32.
+        config: of `network_config`, and plain values beside.
+    """
+    _write_weights(folder, state)
+    _write_json(folder / "config.json", config)
+
+
+def _write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / WEIGHTS, save(tensors))
 
 
 def folder_layout(card: EncoderCard, spec: EncoderSpec, *, name: str) -> CatalogueCard | dict[str, Any]:

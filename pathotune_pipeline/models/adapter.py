@@ -27,11 +27,16 @@ def check_adapter(given: str, features: FeatureRecipe) -> Path:
     if not told:
         raise UsageError(f"--adapter {given}: {features.name} was made without an adapter. Leave it out.")
     text = (told.get("recipe") or {}).get("text")
-    found = find_adapter(given if text is None or given.endswith(f"#{text}") else f"{given}#{text}")
+    plain = Path(given).expanduser().is_file()
+    found = find_adapter(f"{given}#{text}" if plain and text is not None else given)
     if found.card.sha256 != told["sha256"]:
         raise UsageError(
             f"--adapter {given}: {features.name} was made with adapter {told['name']}, SHA-256 {told['sha256'][:12]}, and this "
             f"one has {found.card.sha256[:12]}. Give the file that extract was given."
+        )
+    if text is not None and found.text != text:
+        raise UsageError(
+            f"--adapter {given}: {features.name} was made with the adapter's text {text}. Give FILE, or FILE#{text}."
         )
     return found.path
 

@@ -19,7 +19,7 @@ from pathotune_pipeline.errors import CorruptDataError, NotCommittedError, Store
 from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.files import parse_json, to_json
-from pathotune_pipeline.store.layout import SetName, Stage
+from pathotune_pipeline.store.layout import SetName, Stage, slug
 from pathotune_pipeline.store.owner import is_gone, owner_name
 from pathotune_pipeline.store.place import LocalPlace, Place, StoredFile, place_of
 from pathotune_pipeline.store.write import StagedGroup, group_checksums
@@ -347,4 +347,5 @@ def record_name(set_name: SetName, slide_key: str, short: str) -> str:
 
 def _means(set_name: SetName, text: str) -> bool:
     tail = f"{set_name.label}-{set_name.recipe}"
-    return tail == text or tail.startswith(text if text.endswith("+") else f"{text}-")
+    starts = [text] if text.endswith("+") else [f"{text}-", f"{slug(text)}-"]  # or an encoder as extract took it
+    return tail == text or any(tail.startswith(start) for start in starts)

@@ -173,6 +173,11 @@ def test_finding_a_set_by_the_beginning_of_its_name(store: FeatureStore) -> None
         staged.commit({"slide_id": "a.svs", "fingerprint": PRINT, "group": "y"}, {})
     assert store.find_set("toy") == SET
     assert store.find_set("toy+") == store.find_set("toy+breast") == adapted
+    several = SetName("features", "local.toy+both_1-256px-0.5mpp", "cccccccccccc")
+    with store.stage("a.svs", "a.svs", several, PRINT) as staged:
+        staged.put("features", FEATURES)
+        staged.commit({"slide_id": "a.svs", "fingerprint": PRINT, "group": "z"}, {})
+    assert store.find_set("local:toy+both#1") == several
     other = SetName("features", "toy-256px-0.5mpp", "aaaaaaaaaaaa")
     with store.stage("a.svs", "a.svs", other, PRINT) as staged:
         staged.put("features", FEATURES)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pathotune_pipeline.adapt.backbone import trunk_of
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
-from pathotune_pipeline.encoders.export import network_config, timm_config
+from pathotune_pipeline.encoders.export import network_config, timm_config, write_timm_folder
 from pathotune_pipeline.engine.checkpoint import write_atomically
 from pathotune_pipeline.errors import OutputExistsError, SpecError
 from pathotune_pipeline.tuning.pretrain.restore import sincos_positions
@@ -210,18 +210,14 @@ def write_encoder(trunk: Trunk, folder: Path, record: Mapping[str, Any]) -> Path
     Raises:
         OutputExistsError: the folder is there.
     """
-    from safetensors.torch import save
-
     if folder.exists():
         raise OutputExistsError(f"{folder}: is there already. Move it away, or name another folder.")
-    module: nn.Module = trunk.module
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    assert trunk.config is not None, "what is trained whole can be written: trained_whole"
     beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     beside.mkdir(parents=True)
     try:
-        write_atomically(beside / "model.safetensors", save(state))
-        for name, content in (("config.json", trunk.config), (CARD_FILE, dict(record))):
-            write_atomically(beside / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_timm_folder(beside, trunk.module.state_dict(), trunk.config)
+        write_atomically(beside / CARD_FILE, (json.dumps(dict(record), indent=1, allow_nan=False) + "\n").encode())
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
