@@ -193,7 +193,7 @@ def test_a_killed_command_goes_on(table, small_backbone, tmp_path, capsys):
 def test_a_finished_folder_is_not_written_over(table, small_backbone, tmp_path, capsys):
     out = tmp_path / "tuned"
     assert adapt(table, small_backbone, out, "linear") == 0
-    assert adapt(table, small_backbone, out, "linear") == 1
+    assert adapt(table, small_backbone, out, "linear") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (out / "head.safetensors").exists()
     assert adapt(table, small_backbone, out, "knn", "--overwrite") == 0
