@@ -201,7 +201,7 @@ def test_a_finished_folder_is_not_written_over(table, small_backbone, tmp_path, 
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.docx").write_text("years of work")
-    assert adapt(table, small_backbone, other, "linear") == 1
+    assert adapt(table, small_backbone, other, "linear") == 2
     assert "thesis.docx" in capsys.readouterr().err
 
 
