@@ -259,8 +259,7 @@ class Engine:
             batch = lane.open
             if batch is None:
                 continue
-            size = len(batch.pixels)
-            share = size if part.left > 2 * size * self._readers else max(1, size // self._readers)
+            share = max(1, len(batch.pixels) // self._readers)  # one batch at a time: it stays in the cache
             span = Span(part, part.claimed, batch.claimed, min(share, MOST_TILES_A_CLAIM, part.left, batch.room))
             part.claimed += span.count
             part.pending += span.count
