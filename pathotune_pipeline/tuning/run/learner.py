@@ -35,7 +35,27 @@ class TaskBatch:
     labels: Tensor
 
 
-class PatchLearner(nn.Module):
+class BodyLearner(nn.Module):
+    """What learns of a body and with it; the frozen part is no submodule, and stays as in use whatever `train` is told."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.trained = body.trained
+        self._body = (body,)  # in a tuple, so that its frozen network is no submodule
+
+    @property
+    def body(self) -> Body:
+        """The whole network."""
+        return self._body[0]
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+        """What learns as told; what is frozen stays as in use."""
+        super().train(mode)
+        self.body.train(mode=mode)
+        return self
+
+
+class PatchLearner(BodyLearner):
     """The trained part of a network, and a linear head for each task, or one for all.
 
     The frozen part is no submodule: what is saved, moved to training mode, or counted is what learns.
@@ -49,28 +69,15 @@ class PatchLearner(nn.Module):
             classes: number of each task's classes.
             shared_head: whether all tasks use one head, as wide as the widest of them needs.
         """
-        super().__init__()
-        self.trained = body.trained
+        super().__init__(body)
         widths = [max(classes)] if shared_head else list(classes)
         self.heads = nn.ModuleList(nn.Linear(body.dim, width) for width in widths)
         for head in self.heads:
             nn.init.normal_(head.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.to(body.encoder.device)
-        self._body = (body,)  # in a tuple, so that its frozen network is no submodule
         self._classes = tuple(classes)
         self._reads_texts = isinstance(body.network, AdaptedNetwork) and "text" in body.network.adapter
-
-    @property
-    def body(self) -> Body:
-        """The whole network."""
-        return self._body[0]
-
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
-        """The heads and the trained part as told; what is frozen stays as in use."""
-        super().train(mode)
-        self.body.train(mode=mode)
-        return self
 
     def groups(self) -> list[ParameterGroup]:
         """The network's groups, and the heads at full pace."""

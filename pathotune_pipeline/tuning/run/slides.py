@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from pathotune_pipeline.spec import hashed_values, setting
 from pathotune_pipeline.tuning.patches.augment import Augmentation
 from pathotune_pipeline.tuning.run.adapt import COURSE, REVISION
 from pathotune_pipeline.tuning.run.choice import validation_value
+from pathotune_pipeline.tuning.run.learner import BodyLearner
 from pathotune_pipeline.tuning.run.network import Body, build_body, check_encoder
 from pathotune_pipeline.tuning.run.result import Learnt
 from pathotune_pipeline.tuning.run.slide_pool import SlidePool, check_pools
@@ -69,26 +70,13 @@ class SlideAdaptResult(Learnt):
         return self.learner.probabilities(pools, batch=self.spec.predict_batch)
 
 
-class SlideLearner(nn.Module):
+class SlideLearner(BodyLearner):
     """An adapted encoder under a head for bags. A batch is one slide's tiles; the frozen part is no submodule."""
 
     def __init__(self, body: Body, head: nn.Module) -> None:
-        super().__init__()
-        self.trained = body.trained
+        super().__init__(body)
         self.head = head
         self.to(body.encoder.device)
-        self._body = (body,)  # in a tuple, so that its frozen network is no submodule
-
-    @property
-    def body(self) -> Body:
-        """The whole network."""
-        return self._body[0]
-
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
-        """The head and the adapter as told; what is frozen stays as in use."""
-        super().train(mode)
-        self.body.train(mode=mode)
-        return self
 
     def groups(self) -> list[ParameterGroup]:
         """The adapter's groups, and the head at full pace."""
