@@ -13,24 +13,28 @@ Status = Literal["committed", "empty", "failed"]
 
 
 class Packed(Mapping[str, Any]):
-    """Plain values by name, held as JSON and read anew each time they are asked for."""
+    """Plain values by name, held as JSON and read anew each time they are asked for; `unpacked` reads them once for all."""
 
     __slots__ = ("_text",)
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._text = json.dumps(dict(values), separators=(",", ":")).encode()
 
+    def unpacked(self) -> dict[str, Any]:
+        """All of them."""
+        return dict(json.loads(self._text))
+
     def __getitem__(self, name: str) -> Any:
-        return json.loads(self._text)[name]
+        return self.unpacked()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(json.loads(self._text))
+        return iter(self.unpacked())
 
     def __len__(self) -> int:
-        return len(json.loads(self._text))
+        return len(self.unpacked())
 
     def __repr__(self) -> str:
-        return f"Packed({json.loads(self._text)!r})"
+        return f"Packed({self.unpacked()!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Outcome:
         """Plain values, without the others."""
         plain = asdict(replace(self, others=(), stages={}, facts={}))
         del plain["others"]
-        return {**plain, "stages": dict(self.stages), "facts": dict(self.facts)}
+        return {**plain, "stages": _plain(self.stages), "facts": _plain(self.facts)}
 
 
 def count(outcomes: Iterable[Outcome]) -> dict[str, int]:
@@ -94,3 +98,7 @@ def count(outcomes: Iterable[Outcome]) -> dict[str, int]:
         "computed": sum(outcome.new and outcome.status != "failed" for outcome in listed),
         "tiles": sum(outcome.tiles for outcome in listed),
     }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return values.unpacked() if isinstance(values, Packed) else dict(values)
