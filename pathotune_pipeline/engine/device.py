@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,6 +47,19 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_cpu_thread_here() -> None:
+    """Let the calling thread's operations on the CPU use one core; what other threads use stays as it is.
+
+    ``torch.set_num_threads`` alone also says what every thread born later begins with, and with it which bits a
+    training in the same process gives.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(before,))
+    restore.start()
+    restore.join()
 
 
 def _best() -> torch.device:

@@ -23,6 +23,7 @@ from typing import Self
 
 import torch
 
+from pathotune_pipeline.engine.device import one_cpu_thread_here
 from pathotune_pipeline.failpoints import failpoint
 from pathotune_pipeline.features.resident import CudaLane, Finish, HostLane
 from pathotune_pipeline.features.ring import Batch, Lane, Ring, Span, Work
@@ -274,7 +275,7 @@ class Engine:
 
     def _encode(self) -> None:
         if self._here:
-            torch.set_num_threads(1)
+            one_cpu_thread_here()
         way: HostLane | CudaLane = HostLane() if self._here else CudaLane(self.device)
         while True:
             with self._lock:

@@ -11,6 +11,7 @@ import torch
 from pathotune_pipeline.encoders.card import EncoderSpec
 from pathotune_pipeline.encoders.checkpoint import state_sha256
 from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.engine.device import cpu_threads
 from pathotune_pipeline.errors import UnknownNameError, WeightsError
 from tests.encoders.checkpoints import CONFIG, write_checkpoint
 
@@ -116,14 +117,14 @@ def test_unknown_names_offer_the_nearest(name: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_features_do_not_depend_on_batch_neighbours(tmp_path: Path, precision: str) -> None:
     write_checkpoint(tmp_path / "toy")
-    torch.set_num_threads(1)
     encoder = create_encoder(EncoderSpec(name=f"local:{tmp_path / 'toy'}", batch_size=8, precision=precision))
     one, others = tiles(1), tiles(8, seed=1)
-    alone = encoder.encode(one)
-    for place in (0, 3, 7):
-        batch = others.copy()
-        batch[place] = one
-        assert torch.equal(encoder.encode(batch)[place], alone[0])
+    with cpu_threads(1):
+        alone = encoder.encode(one)
+        for place in (0, 3, 7):
+            batch = others.copy()
+            batch[place] = one
+            assert torch.equal(encoder.encode(batch)[place], alone[0])
 
 
 def test_tiles_of_another_size_are_resized_to_the_cards(tmp_path: Path) -> None:
