@@ -226,7 +226,8 @@ class SlideWork:
         if self._held.slide is None:
             with self._stage("open_s"):
                 self._held.slide = open_checked(self.job.item.path, self.recipe.spec.slide, mpp=self.job.item.mpp)
-        self.facts["slide"] = self._held.slide.info.as_dict()
+        if "slide" not in self.facts:
+            self.facts["slide"] = self._held.slide.info.as_dict()
         return self._held.slide
 
     @property
@@ -252,7 +253,7 @@ class SlideWork:
                     **({"segmenter": self.recipe.segmenter} if self.recipe.segmenter else {}),
                 }
         with self._stage("commit_s"):
-            attributes = {**facts, "slide": slide.info.as_dict(), **made_by}
+            attributes = {**facts, "slide": self.facts["slide"], **made_by}
             self._commit(tissue_set, prints.tissue, tissue_arrays(mask), facts, attributes)
         failpoint("tissue.committed")
         return mask
