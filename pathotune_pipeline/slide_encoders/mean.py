@@ -18,7 +18,7 @@ class MeanSlideEncoder(StagedSlideEncoder):
         self.name = name
         self.in_dim = self.dim = in_dim
 
-    def embed(self, features: torch.Tensor, coords: torch.Tensor, *, stride_px: int) -> Tokens:
+    def embed(self, features: torch.Tensor, coords: torch.Tensor, *, stride_px: float) -> Tokens:
         check_tiles(self, features, coords, stride_px)
         return Tokens(features.unsqueeze(0))
 
