@@ -67,10 +67,23 @@ def load_strictly(
     Raises:
         WeightsError: a parameter is missing, left over or of another shape; each is named.
     """
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    fill(network, convert(loaded, wanted, asked, resample_positions=resample_positions), asked)
+
+
+def fill(network: nn.Module, state: State, asked: str) -> None:
+    """Put tensors in place of a network's parameters and buffers, one for each and none left over.
+
+    Args:
+        network: whose; it may lie on "meta".
+        state: under the network's own names; emptied.
+        asked: what the user asked for, for the message.
+
+    Raises:
+        WeightsError: a parameter is missing, left over or of another shape; each is named.
+    """
     own = network.state_dict()
-    wanted = {name: tensor.shape for name, tensor in own.items()}
-    state = convert(loaded, wanted, asked, resample_positions=resample_positions)
-    problems = differences(state, wanted)
+    problems = differences(state, {name: tensor.shape for name, tensor in own.items()})
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + (
             f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from pathotune_pipeline.slide_encoders.card import SlideEncoderCard
+
 RECOMPUTE_FROM = 4096
 """Tokens from which layers are run again in the backward pass instead of being kept."""
 
@@ -44,6 +46,7 @@ class StagedSlideEncoder(nn.Module, ABC):
         dim: length D of a token and of the slide's vector.
         n_layers: how many layers `run` can run; 0 where tiles do not see each other before they are pooled.
         prefix: how many tokens of its own (a class token) stand before the tiles'.
+        card: what it is and which weights it was given; set by `create_slide_encoder`.
     """
 
     name: str
@@ -51,6 +54,7 @@ class StagedSlideEncoder(nn.Module, ABC):
     dim: int
     n_layers: int
     prefix: int
+    card: SlideEncoderCard
 
     @abstractmethod
     def embed(self, features: torch.Tensor, coords: torch.Tensor, *, stride_px: float) -> Tokens:
