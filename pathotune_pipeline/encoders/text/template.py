@@ -1,10 +1,10 @@
-"""Sentences about a task, made of a template and what is known of it."""
+"""Sentences about a task or a case, made of a template and what is known of it."""
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.registry import nearest
@@ -16,36 +16,46 @@ FIELDS = ("stain", "organ", "task", "classes")
 _SECTION = re.compile(r"\[([^\[\]]*)\]")
 
 
-def check_template(template: str) -> None:
+def check_template(template: str, fields: Sequence[str] = FIELDS) -> tuple[str, ...]:
     """Refuse a template that cannot be filled, whatever is known.
+
+    Args:
+        template: as `fill_template` takes it.
+        fields: the names it may use.
+
+    Returns:
+        the names it does use, each once, in its order.
 
     Raises:
         SpecError: a field of another name, one that is not plain, or brackets that do not match.
     """
-    for name in _fields(template, template):
-        if name not in FIELDS:
-            raise SpecError(_no_field(name))
+    used = tuple(dict.fromkeys(_fields(template, template)))
+    for name in used:
+        if name not in fields:
+            raise SpecError(_no_field(name, fields))
     bare = _SECTION.sub("", template)
     if "[" in bare or "]" in bare:
         raise SpecError(f"The text template {template!r} has a bracket without its fellow, or brackets in brackets.")
+    return used
 
 
-def fill_template(template: str, values: Mapping[str, str | None]) -> str:
+def fill_template(template: str, values: Mapping[str, str | None], fields: Sequence[str] = FIELDS) -> str:
     """A template with its fields filled.
 
     What stands in square brackets is left out where one of its fields is not known (None, empty or absent).
 
     Args:
-        template: with fields `{stain}`, `{organ}`, `{task}`, `{classes}`.
+        template: with fields such as `{stain}`.
         values: field -> what is known of it; class names joined by the caller.
+        fields: the names it may use; those of an adaptation's task unless told.
 
     Raises:
         SpecError: as `check_template`; a value of no field, an unknown one outside brackets, or nothing left.
     """
-    check_template(template)
+    check_template(template, fields)
     for name in values:
-        if name not in FIELDS:
-            raise SpecError(_no_field(name))
+        if name not in fields:
+            raise SpecError(_no_field(name, fields))
     known = {name: value.strip() for name, value in values.items() if value and value.strip()}
     missing = sorted(set(_fields(_SECTION.sub("", template), template)) - known.keys())
     if missing:
@@ -67,8 +77,8 @@ def fill_template(template: str, values: Mapping[str, str | None]) -> str:
     return text
 
 
-def _no_field(name: str) -> str:
-    return f"The text template has no field {name!r}.{nearest(name, FIELDS)} Known: {', '.join(FIELDS)}."
+def _no_field(name: str, fields: Sequence[str]) -> str:
+    return f"The text template has no field {name!r}.{nearest(name, fields)} Known: {', '.join(fields)}."
 
 
 def _fields(part: str, template: str) -> list[str]:
