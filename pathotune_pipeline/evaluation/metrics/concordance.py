@@ -67,6 +67,17 @@ def weighted_concordance(
         weights: [R, N] float: how often each slide counts.
         pair_weights: [N] float, of the pairs that a slide's event leads: ones for Harrell's C.
     """
+    return ratio(*weighted_pairs(times, events, risks, weights, pair_weights=pair_weights))
+
+
+def weighted_pairs(
+    times: np.ndarray, events: np.ndarray, risks: np.ndarray, weights: np.ndarray, *, pair_weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs in the right order, and comparable pairs, for many weightings at once: float64 [R] each.
+
+    Arguments as for `weighted_concordance`, which is their quotient. Where only pairs within a stratum are comparable, the
+    quotient of their sums over strata is the stratified C-index.
+    """
     leads = np.flatnonzero(events)
     leads = leads[np.argsort(times[leads], kind="stable")]
     right, total = np.zeros(len(weights)), np.zeros(len(weights))
@@ -79,7 +90,7 @@ def weighted_concordance(
         own = weights[:, block] * pair_weights[block]  # [R, b]
         right += (own * (weights @ wins.T)).sum(axis=1)
         total += (own * (weights @ comparable.T.astype(np.float64))).sum(axis=1)
-    return ratio(right, total)
+    return right, total
 
 
 def dynamic_auc(

@@ -1,0 +1,1 @@
+"""Slide encoders adapted to whole cases: slides, gene expression and clinical variables, several tasks at once."""
