@@ -135,14 +135,14 @@ class Regions:
     tumour: dict[str, np.ndarray]
 
 
-def slide_bag(slide: Path, store: Path) -> Bag:
-    """All tiles of one slide by `stain-texture`, through the whole pipeline; what is in the store stays."""
+def slide_bag(slide: Path, store: Path, encoder: Mapping[str, Any] | None = None) -> Bag:
+    """All tiles of one slide by an encoder, or `stain-texture`, through the whole pipeline; what is in the store stays."""
     folder = store.with_name(f"{store.name}-slides")
     folder.mkdir(parents=True, exist_ok=True)
     linked = folder / slide.name
     if not linked.exists():
         linked.symlink_to(slide)
-    spec = ExtractSpec.parse({"encoder": {"name": "stain-texture"}, "tiles": TILE})
+    spec = ExtractSpec.parse({"encoder": dict(encoder or {"name": "stain-texture"}), "tiles": TILE})
     result = extract(read_manifest(folder), spec, FeatureStore(store), SerialExecutor())
     (outcome,) = result.outcomes
     if outcome.status != "committed":

@@ -48,6 +48,7 @@ _HOMES = {
     "scaling": "tuning.studies.spec:ScalingSpec",
     "domains": "tuning.studies.spec:DomainsSpec",
     "protocol": "tuning.studies.spec:ProtocolSpec",
+    "retrieval": "tuning.studies.spec:RetrievalSpec",
     "patches": "tuning.patches.spec:PatchSpec",
     "adapt": "tuning.run.parts:AdaptRunSpec",
     "adapt_slides": "tuning.run.slides:SlideAdaptSpec",

@@ -41,6 +41,7 @@ VERBS = {
     "tissue": Verb("tissue masks out of a store, and corrected ones back in", "pathotune_pipeline.cli.tissue"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "compare": Verb("whether one model is better than others on the same slides", "pathotune_pipeline.cli.compare"),
+    "rank": Verb("models by their average rank over tasks", "pathotune_pipeline.cli.rank"),
     "pretrain": Verb("an encoder from slides and images without labels", "pathotune_pipeline.cli.pretrain"),
     "train": Verb("a model for use: a folder with weights, card and held-out scores", "pathotune_pipeline.cli.train"),
     "evaluate": Verb("a model, or a table of predictions, against labels", "pathotune_pipeline.cli.evaluate"),

@@ -4,6 +4,7 @@ Example:
   pathotune study scaling --study mitosis.yaml --out scaling/          # nested shares of the training slides
   pathotune study domains --study mitosis.yaml --out domains/ --jobs 2 # train on one domain, test on every other
   pathotune study protocol --study benchmark.yaml --out bench/         # frozen encoders under a fixed protocol
+  pathotune study retrieval --study benchmark.yaml --out retrieval/    # whether the nearest patches are of one class
 
 The file names patches, encoders and methods. Run the same command again after a kill: what is there stays.
 """
@@ -20,7 +21,8 @@ from tqdm import tqdm
 
 from pathotune_pipeline.cli.flags import add_section, given
 
-KINDS = ("scaling", "domains", "protocol")
+RETRIEVAL = "retrieval"
+KINDS = ("scaling", "domains", "protocol", RETRIEVAL)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,21 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         own = kinds.add_parser(kind, description=__doc__, formatter_class=parser.formatter_class)
         own.add_argument("--study", type=Path, required=True, metavar="YAML", help="patches, encoders, methods")
         own.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of cells, tables and page")
-        own.add_argument(
-            "--jobs", type=int, default=1, metavar="N", help="processes that compute; 0 writes tables alone [1]"
-        )
+        if kind != RETRIEVAL:
+            own.add_argument(
+                "--jobs", type=int, default=1, metavar="N", help="processes that compute; 0 writes tables alone [1]"
+            )
         own.add_argument("--json", action="store_true", help="print the summary as JSON")
         add_section(own, kind)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.kind == RETRIEVAL:
+        return _retrieve(arguments)
     from pathotune_pipeline.cli.main import OK, SOME_FAILED
     from pathotune_pipeline.reports.study import write_study_page
     from pathotune_pipeline.tuning.studies.opening import OpenStudy, StudyRequest
     from pathotune_pipeline.tuning.studies.study import run_study
 
-    flags = {key.partition(".")[2]: value for key, value in given(arguments).items()}
-    request = StudyRequest(arguments.kind, arguments.study, arguments.out, flags)
+    request = StudyRequest(arguments.kind, arguments.study, arguments.out, _flags(arguments))
     bar = tqdm(desc=arguments.kind, unit="cell", disable=True if arguments.json else None, file=sys.stderr)
 
     def on_open(study: OpenStudy) -> None:
@@ -64,6 +68,26 @@ def run(arguments: argparse.Namespace) -> int:
         tell(study)
         print(f"written to {page}")
     return SOME_FAILED if any(row["status"] == "failed" for row in study["cells"]) else OK
+
+
+def _retrieve(arguments: argparse.Namespace) -> int:
+    from pathotune_pipeline.tuning.studies.retrieval import run_retrieval
+
+    found = run_retrieval(arguments.study, arguments.out, _flags(arguments))
+    if arguments.json:
+        print(json.dumps({"summary": found["summary"], "notes": found["notes"], "out": str(arguments.out)}))
+        return 0
+    for score in dict.fromkeys(row["score"] for row in found["summary"]):
+        print(f"{score}: share of {found['queries']} queries, of a gallery of {found['gallery']}")
+        tell({**found, "headline": score, "notes": []})
+    for note in found["notes"]:
+        print(f"note: {note}")
+    print(f"written to {arguments.out}")
+    return 0
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {key.partition(".")[2]: value for key, value in given(arguments).items()}
 
 
 def tell(study: dict[str, Any]) -> None:

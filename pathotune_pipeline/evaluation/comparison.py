@@ -11,6 +11,7 @@ from pathotune_pipeline.bags.targets import SURVIVAL
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.evaluation.intervals import LEAST_DRAWS, Weighted, patient_draws, percentile_interval
 from pathotune_pipeline.evaluation.metrics.survival import Censoring
+from pathotune_pipeline.evaluation.ranking import mid_ranks
 from pathotune_pipeline.evaluation.result import CrossvalResult, PredictionRow
 from pathotune_pipeline.evaluation.scoring import RANKED, Sample, scorers
 from pathotune_pipeline.registry import nearest
@@ -201,11 +202,7 @@ def _stacked(a: Sample, b: Sample) -> Sample:
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Each column's ranks over N, equal values sharing their mean, [N, P] float64."""
-    found = np.empty_like(values, np.float64)
-    for column in range(values.shape[1]):
-        _, inverse, counts = np.unique(values[:, column], return_inverse=True, return_counts=True)
-        found[:, column] = ((np.cumsum(counts) - (counts - 1) / 2) / len(values))[inverse]
-    return found
+    return np.column_stack([mid_ranks(column) / len(values) for column in values.T])
 
 
 def _say(row: PredictionRow) -> str:

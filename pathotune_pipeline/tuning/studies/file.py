@@ -12,7 +12,7 @@ from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.spec import Spec, load_yaml, setting
 from pathotune_pipeline.tuning.patches.spec import PatchSpec
 from pathotune_pipeline.tuning.run.spec import AdaptSpec
-from pathotune_pipeline.tuning.studies.spec import DomainsSpec, ProtocolSpec, ScalingSpec
+from pathotune_pipeline.tuning.studies.spec import DomainsSpec, ProtocolSpec, RetrievalSpec, ScalingSpec
 
 OWN_NETWORK = ("cnn",)
 """Methods that begin without any of the study's encoders."""
@@ -46,6 +46,7 @@ class StudyFile(Spec):
     domains: dict[str, Any] = setting({}, "How `study domains` cuts and trains.")
     slides: SlideSource | None = setting(None, "Slides of a store, for `study protocol`, instead of patches.")
     protocol: dict[str, Any] = setting({}, "What `study protocol` does otherwise than eva.")
+    retrieval: dict[str, Any] = setting({}, "How `study retrieval` asks.")
 
     @classmethod
     def read(cls, path: Path) -> StudyFile:
@@ -103,6 +104,10 @@ class StudyFile(Spec):
     def protocol_spec(self, flags: Mapping[str, Any]) -> ProtocolSpec:
         """Its own settings with what flags say over them."""
         return ProtocolSpec.parse(merged(self.protocol, flags), "protocol")
+
+    def retrieval_spec(self, flags: Mapping[str, Any]) -> RetrievalSpec:
+        """Its own settings with what flags say over them."""
+        return RetrievalSpec.parse(merged(self.retrieval, flags), "retrieval")
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+from pathotune_pipeline.adapt.create import create_adapted_encoder
 from pathotune_pipeline.encoders.card import EncoderSpec
-from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.engine.device import pick_device
+from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.spec import hashed_values
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 from pathotune_pipeline.tuning.run.adapt import REVISION, adapt_patches
@@ -43,10 +44,12 @@ class PatchFit:
         self._patches, self._steps = patches, steps
         used = {encoder for encoder, _, _ in rows if encoder}
         self._encoders: dict[str, Encoder | EncoderSpec] = {
-            name: create_encoder(spec, device=pick_device(spec.device))
+            name: create_adapted_encoder(spec, device=pick_device(spec.device))
             for name, spec in encoders.items()
             if name in used
         }
+        for encoder, method, spec in rows:
+            _check_adapter(encoder, self._encoders.get(encoder), method, spec)
         self._encoders[""] = next(iter(encoders.values()), EncoderSpec())  # its device alone counts
         self._specs = {(encoder, method): spec for encoder, method, spec in rows}
         self.contenders = tuple(self._contender(*row) for row in rows)
@@ -84,6 +87,19 @@ class PatchFit:
         if self._steps is not None and spec.method not in PROBES:
             recipe["steps"] = self._steps
         return Contender(encoder, method, recipe)
+
+
+def _check_adapter(name: str, encoder: Encoder | EncoderSpec | None, method: str, spec: AdaptSpec) -> None:
+    """Make sure that nothing is trained on top of an adapter.
+
+    Raises:
+        SpecError: it would be.
+    """
+    if isinstance(encoder, Encoder) and encoder.card.adapter is not None and spec.method not in PROBES:
+        raise SpecError(
+            f"methods.{method}: {spec.method} would train encoder {name!r}, which has an adapter on it. Adapters are judged by "
+            f"{' and '.join(PROBES)}; name the encoders of this method under `encoders`."
+        )
 
 
 def stretched(spec: AdaptSpec, images: int, steps: int) -> AdaptSpec:

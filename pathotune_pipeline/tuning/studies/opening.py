@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pathotune_pipeline.encoders.create import create_encoder
+from pathotune_pipeline.adapt.create import create_adapted_encoder
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.evaluation.run_scores import SCORES
@@ -96,7 +96,7 @@ def _open_patch_heads(file: StudyFile, request: StudyRequest, spec: ProtocolSpec
         raise SpecError("study protocol compares encoders. Name at least one under `encoders`.")
     patches = _labelled(read_patches(file.patches))
     items, division = items_of(patches), patch_division(patches, spec)
-    encoders = {name: create_encoder(each, device=pick_device(each.device)) for name, each in specs.items()}
+    encoders = {name: create_adapted_encoder(each, device=pick_device(each.device)) for name, each in specs.items()}
     heads = PatchHeads(encoders, patches, items, request.out, spec)
     grid = protocol_grid(items, heads.contenders(), division, rules=rules_for("patch", spec))
     return _opened(file, request, spec, fit=heads, grid=grid, notes=patches.notes)

@@ -41,6 +41,33 @@ class Division:
     notes: tuple[str, ...] = ()
 
 
+def named_parts(patches: PatchSet, *, test_share: float, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The parts that patches name, with notes; where they name none, train and test are cut by slide or patient.
+
+    Args:
+        patches: each with a label.
+        test_share: share of the groups that is cut off for the test.
+        seed: of that.
+
+    Returns:
+        "train", "val" and "test", of which the last two may be empty; and what a reader should know of them.
+
+    Raises:
+        ManifestError: none of the parts is train, or a class is in too few groups.
+    """
+    named = {part: patches.where(split=part) for part in ("train", "val", "test")}
+    notes = list[str]()
+    if not any(len(index) for index in named.values()):
+        named |= grouped_split(patches, {"train": 1 - test_share, "test": test_share}, seed=seed)
+        notes.append("The data name no parts: the test part is cut by slide or patient.")
+    elif sum(map(len, named.values())) < len(patches):
+        left = len(patches) - sum(map(len, named.values()))
+        notes.append(f"{left} images are in no part of the data's train, val and test, and stay out.")
+    if not len(named["train"]):
+        raise ManifestError("The data name parts, and none of them is train. Name it so in the split column.")
+    return named, notes
+
+
 def patch_division(patches: PatchSet, spec: ProtocolSpec) -> Division:
     """The parts that the patches name; what they do not name is cut by slide or patient.
 
@@ -50,17 +77,8 @@ def patch_division(patches: PatchSet, spec: ProtocolSpec) -> Division:
         ManifestError: nothing to train with, or a class is in too few groups.
         PathotuneError: a group is in two parts.
     """
-    named = {part: patches.where(split=part) for part in ("train", "val", "test")}
-    seed, notes = spec.split_seed, list[str]()
-    if not any(len(index) for index in named.values()):
-        shares = {"train": 1 - spec.test_share, "test": spec.test_share}
-        named |= grouped_split(patches, shares, seed=seed)
-        notes.append("The data name no parts: the test part is cut by slide or patient.")
-    elif sum(map(len, named.values())) < len(patches):
-        left = len(patches) - sum(map(len, named.values()))
-        notes.append(f"{left} images are in no part of the data's train, val and test, and stay out.")
-    if not len(named["train"]):
-        raise ManifestError("The data name parts, and none of them is train. Name it so in the split column.")
+    seed = spec.split_seed
+    named, notes = named_parts(patches, test_share=spec.test_share, seed=seed)
     if not len(named["val"]):
         shares = {"train": 1 - spec.val_share, "val": spec.val_share}
         named |= grouped_split(patches, shares, seed=seed + 1, index=named["train"])

@@ -82,3 +82,21 @@ class ProtocolSpec(Spec):
     )
     split_seed: int = setting(0, "Of the parts and of the tiles where they are drawn.", ge=0)
     bootstrap: int = setting(1000, "Draws of the bootstrap over groups.", hashed=False, ge=1000)
+
+
+class RetrievalSpec(Spec):
+    """Retrieval with frozen features: whether the patches most like one are of its class."""
+
+    tops: tuple[int, ...] = setting((1, 3, 5), "Numbers of patches that are retrieved for a query.")
+    test_share: float = setting(
+        0.2, "Share of the groups that asks where the data name neither a test nor a validation part.", gt=0, lt=1
+    )
+    split_seed: int = setting(0, "Of that part.", ge=0)
+    bootstrap: int = setting(1000, "Draws of the bootstrap over groups.", hashed=False, ge=1000)
+
+    @field_validator("tops")
+    @classmethod
+    def _are_numbers(cls, tops: tuple[int, ...]) -> tuple[int, ...]:
+        if not tops or min(tops) < 1 or len(set(tops)) < len(tops):
+            raise ValueError("tops are 1 or more, and each stands once")
+        return tuple(sorted(tops))

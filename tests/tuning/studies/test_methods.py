@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from pathotune_pipeline.encoders.card import EncoderSpec
@@ -7,7 +10,12 @@ from pathotune_pipeline.errors import SpecError
 from pathotune_pipeline.tuning.patches.patch_set import PatchSet
 from pathotune_pipeline.tuning.run.spec import AdaptSpec
 from pathotune_pipeline.tuning.studies.file import StudyFile, merged
+from pathotune_pipeline.tuning.studies.grid import scaling_grid
 from pathotune_pipeline.tuning.studies.methods import PatchFit, stretched
+from pathotune_pipeline.tuning.studies.spec import ScalingSpec
+from tests.adapt.files import write_adapter
+from tests.encoders.checkpoints import write_checkpoint
+from tests.tuning.run.conftest import stained
 
 
 def spec_of(method: str = "lora", **train: object) -> AdaptSpec:
@@ -65,3 +73,22 @@ def test_rows_are_methods_on_the_encoders_they_name() -> None:
 
 def test_settings_go_over_settings_below_them() -> None:
     assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
+
+
+def test_encoders_with_adapters_are_judged_by_probes_alone(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "toy")
+    write_adapter(tmp_path / "prompts.safetensors", tmp_path / "toy", "vpt-deep")
+    plain = {"name": f"local:{tmp_path / 'toy'}"}
+    adapted = {**plain, "adapter": [str(tmp_path / "prompts.safetensors")]}
+    encoders = {name: EncoderSpec.parse(each) for name, each in {"plain": plain, "adapted": adapted}.items()}
+    colours = stained(24, [(200, 120, 190), (150, 90, 180)])
+    fit = PatchFit(colours, encoders, [(name, "probe", spec_of("linear")) for name in encoders])
+    recipes = [contender.recipe for contender in fit.contenders]
+    assert recipes[0]["encoder"]["card"]["weights_sha256"] == recipes[1]["encoder"]["card"]["weights_sha256"]
+    assert recipes[0] != recipes[1], "cells of the two are not taken for one another"
+    everything = np.arange(24)
+    grid = scaling_grid(colours, fit.contenders, ScalingSpec.parse({"fractions": [1.0], "seeds": 1}))
+    plain_said, adapted_said = (fit(cell).predict(everything) for cell in grid.cells)
+    assert not np.allclose(plain_said, adapted_said)
+    with pytest.raises(SpecError, match=r"methods.tuned: lora would train encoder 'adapted'.*linear and knn"):
+        PatchFit(colours, encoders, [("plain", "tuned", spec_of("lora")), ("adapted", "tuned", spec_of("lora"))])
