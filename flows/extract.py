@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import wait
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 import flows.environment  # noqa: F401 - before Prefect
@@ -16,6 +17,7 @@ from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
 from pathotune_pipeline.archive.listing import Rescans
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
+from pathotune_pipeline.execution.deadline import deadline_of
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
 from pathotune_pipeline.features.extract import ExtractResult, check_device, end_run, may_use_gpus
 from pathotune_pipeline.features.outcome import Outcome
@@ -71,14 +73,16 @@ def run_extract(
     logger = get_run_logger()
     check_device(spec, execution)
     plan = plan_extract(manifest, spec, store, pseudonymiser=key)
+    due = flow_run.scheduled_start_time
+    plan.until = deadline_of(execution.until, since=due)
     outcomes: list[Outcome] = []
     with recorded_run(store, manifest, plan) as log:
         logger.info("%d slides: %d to do, %d in the store already", len(manifest), len(plan.jobs), len(plan.done))
         for name, slides in plan.removed.items():
             if slides:
                 logger.warning("%d slides of %s are in the store and no longer in the archive", len(slides), name)
-        if plan.jobs:
-            with create_executor(execution, gpus=may_use_gpus(spec)) as executor:
+        if plan.jobs and not plan.until.over():
+            with create_executor(execution, gpus=may_use_gpus(spec), since=due) as executor:
                 work = batches(plan, executor, log)
                 _run_tasks(work, one_by_one=execution.executor == "serial")
                 outcomes = [outcome for batch in work for outcome in batch.outcomes.values()]
@@ -89,6 +93,9 @@ def run_extract(
         for outcome in each.outcomes:
             if outcome.status == "failed":
                 logger.warning("%s failed: %s", outcome.slide_id, outcome.reason)
+        left = each.counts()["left"]
+        if left:
+            logger.warning("%d slides of %s are left: the time was over before their turn", left, each.features)
     return result
 
 
@@ -110,14 +117,14 @@ def summary(result: ExtractResult) -> str:
         "",
         f"Features `{result.features}`",
         "",
-        "| slides | committed | empty | failed | computed now | tiles |",
-        "|---|---|---|---|---|---|",
+        "| slides | committed | empty | failed | computed now | tiles | left |",
+        "|---|---|---|---|---|---|---|",
         f"| {counts['slides']} | {counts['committed']} | {counts['empty']} | {counts['failed']} | {counts['computed']} "
-        f"| {counts['tiles']} |",
+        f"| {counts['tiles']} | {counts['left']} |",
     ]
     if result.stream:
         lines += ["", sentence(result.stream)]
-    rest = [outcome for outcome in result.outcomes if outcome.status != "committed"]
+    rest = [outcome for outcome in result.outcomes if outcome.status not in ("committed", "left")]
     if rest:
         lines += ["", "| slide | status | reason |", "|---|---|---|"]
         lines += [f"| {_cell(o.slide_id)} | {o.status} | {_cell(o.reason)} |" for o in rest[:MOST_ROWS]]

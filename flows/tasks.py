@@ -52,7 +52,7 @@ class Batch:
         ]
 
     def run(self) -> list[Outcome]:
-        """Do what is missing; the outcomes whose failure may pass."""
+        """Do what is missing; the outcomes whose failure may pass, where there is still time for another attempt."""
         try:
             for outcome in run_jobs(self.plan, self.missing(), self.executor):
                 key = (outcome.slide_id, outcome.features)
@@ -64,7 +64,7 @@ class Batch:
         except StoreUnwritableError as error:
             self.plan.stopped = error  # no batch begins after this, none is tried again, and the flow fails with it
             return []
-        return [outcome for outcome in self.outcomes.values() if outcome.transient]
+        return [] if self.plan.until.over() else [each for each in self.outcomes.values() if each.transient]
 
 
 def batches(plan: ExtractPlan, executor: Executor, log: RunLogs) -> list[Batch]:

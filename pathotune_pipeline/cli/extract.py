@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,8 +184,6 @@ def _print_estimate(plan: ExtractPlan, found: Estimate) -> None:
 
 def tell(result: Any, *, as_json: bool) -> int:
     """Print what an extraction made; the exit code."""
-    from pathotune_pipeline.cli.main import OK, SOME_FAILED
-
     results = result.each()
     if as_json:
         print(json.dumps(result.as_dict()))
@@ -194,7 +192,16 @@ def tell(result: Any, *, as_json: bool) -> int:
             _print_summary(each, each.counts())
         if result.passed_over:
             print_passed_over(result.passed_over)
-    return SOME_FAILED if any(each.counts()["failed"] for each in results) else OK
+    return exit_code([each.counts() for each in results])
+
+
+def exit_code(counts: Sequence[Mapping[str, int]]) -> int:
+    """The exit code that says what became of slides; failures go before slides that are left."""
+    from pathotune_pipeline.cli.main import OK, SOME_FAILED, SOME_LEFT
+
+    if any(each["failed"] for each in counts):
+        return SOME_FAILED
+    return SOME_LEFT if any(each["left"] for each in counts) else OK
 
 
 def _print_summary(result: Any, counts: dict[str, int]) -> None:
@@ -202,18 +209,23 @@ def _print_summary(result: Any, counts: dict[str, int]) -> None:
 
     print(f"features  {result.features}")
     print(
-        f"slides    {counts['slides']}: {counts['committed']} committed, {counts['empty']} empty, {counts['failed']} failed; "
-        f"{counts['tiles']} tiles"
+        f"slides    {counts['slides']}: {counts['committed']} committed, {counts['empty']} empty, {counts['failed']} failed"
+        + (f", {counts['left']} left" if counts["left"] else "")
+        + f"; {counts['tiles']} tiles"
     )
-    if counts["computed"] == 0 and counts["failed"] == 0:
+    if counts["computed"] == counts["failed"] == counts["left"] == 0:
         print("work      none: everything asked for is in the store already")
     else:
         print(f"work      {counts['computed']} slides computed, run {result.run_id}")
     if result.stream:
         print(f"stream    {sentence(result.stream)}")
     for outcome in result.outcomes:
-        if outcome.status != "committed":
+        if outcome.status not in ("committed", "left"):
             print(f"{outcome.status:<9} {outcome.slide_id}: {outcome.reason}")
+    left = [outcome for outcome in result.outcomes if outcome.status == "left"]
+    if left:
+        shown = ", ".join(outcome.slide_id for outcome in left[:5]) + (", ..." if len(left) > 5 else "")
+        print(f"left      {len(left)}: {left[0].reason} The next run takes them: {shown}")
     if result.removed:
         print_removed(result.removed)
 

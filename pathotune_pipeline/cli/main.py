@@ -1,6 +1,7 @@
 """`pathotune`: verbs, exit codes, and one clear line for what went wrong.
 
-Exit codes: 0 all well; 3 some slides failed, each named with its reason; 2 the call was wrong; 1 the unexpected.
+Exit codes: 0 all well; 3 some slides failed, each named with its reason; 4 none failed, and the time of --until was over
+before some had their turn; 2 the call was wrong; 1 the unexpected.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathotune_pipeline.cli.flags import Parser
 from pathotune_pipeline.errors import OutputExistsError, PathotuneError, UsageError, WeightsError
 from pathotune_pipeline.version import VERSION
 
-OK, UNEXPECTED, WRONG_CALL, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, UNEXPECTED, WRONG_CALL, SOME_FAILED, SOME_LEFT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,6 @@ def overview() -> str:
         "                     --head abmil --out model/\n"
         "  pathotune report   --store store/ --model model/ --out report/\n"
         "  pathotune predict  --model model/ --slides new-slides/ --out predictions.csv\n\n"
-        "Each command has --help with an example. Exit codes: 0 all well; 3 some slides failed; 2 the call was wrong; "
-        "1 the unexpected."
+        "Each command has --help with an example. Exit codes: 0 all well; 3 some slides failed; 4 some were left, as time "
+        "was over; 2 the call was wrong; 1 the unexpected."
     )

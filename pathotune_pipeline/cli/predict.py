@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pathotune_pipeline import config
-from pathotune_pipeline.cli.extract import add_rescans, source
+from pathotune_pipeline.cli.extract import add_rescans, exit_code, source
 from pathotune_pipeline.cli.flags import add_settings, given, store_address
 from pathotune_pipeline.spec import Spec
 
@@ -69,7 +69,6 @@ def add_model(parser: argparse._ArgumentGroup) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pathotune_pipeline.cli.main import OK, SOME_FAILED
     from pathotune_pipeline.errors import UsageError
     from pathotune_pipeline.models.folder import open_model
     from pathotune_pipeline.models.quality import PredictSpec
@@ -98,13 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _tell(lines, counts)
         print(f"written to {arguments.out}, model {model.short}, {model.card.intended_use}")
-    return SOME_FAILED if counts["failed"] else OK
+    return exit_code([counts])
 
 
 def _tell(lines: list[PredictionLine], counts: dict[str, int]) -> None:
     print(
         f"slides    {counts['slides']}: {counts['predicted']} predicted, {counts['abstained']} abstained, "
-        f"{counts['failed']} failed"
+        f"{counts['failed']} failed" + (f", {counts['left']} left" if counts["left"] else "")
     )
     for line in lines:
         if line.status != "predicted":

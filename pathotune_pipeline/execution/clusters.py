@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pathotune_pipeline.errors import MissingExtraError, SpecError, UsageError
 from pathotune_pipeline.execution.dask import DaskExecutor
+from pathotune_pipeline.execution.deadline import NEVER, Deadline
 from pathotune_pipeline.execution.executor import usable_cores
 from pathotune_pipeline.execution.gpus import visible_gpus
 from pathotune_pipeline.spec import Spec, load_yaml, setting
@@ -115,12 +116,13 @@ def read_cluster(path: Path) -> ClusterSpec:
     return spec
 
 
-def start(spec: ClusterSpec, *, slides_at_once: int) -> DaskExecutor:
+def start(spec: ClusterSpec, *, slides_at_once: int, until: Deadline = NEVER) -> DaskExecutor:
     """Start a cluster.
 
     Args:
         spec: which.
         slides_at_once: items a worker has in hand.
+        until: when no further item begins.
 
     Raises:
         MissingExtraError: what that kind of cluster needs is not installed.
@@ -132,14 +134,14 @@ def start(spec: ClusterSpec, *, slides_at_once: int) -> DaskExecutor:
         if spec.kind == "local":
             cluster, workers = local_cluster(spec, slides_at_once)
             threads = spec.threads or max(1, usable_cores() // workers)
-            return DaskExecutor(Client(cluster), cluster, slides_at_once=slides_at_once, threads=threads)
+            return DaskExecutor(Client(cluster), cluster, slides_at_once=slides_at_once, threads=threads, until=until)
         cluster = slurm_cluster(spec) if spec.kind == "slurm" else kubernetes_cluster(spec, slides_at_once)
         if spec.minimum:
             cluster.scale(spec.minimum)
         cores = spec.slurm.cores if spec.kind == "slurm" else spec.kubernetes.cores
         return DaskExecutor(
             Client(cluster), cluster, slides_at_once=slides_at_once, threads=spec.threads or cores,
-            least_workers=spec.minimum, most_workers=spec.maximum,
+            least_workers=spec.minimum, most_workers=spec.maximum, until=until,
         )  # fmt: skip
 
 
@@ -249,12 +251,13 @@ def _environment() -> dict[str, str]:
     return {**WORKER_ENVIRONMENT, **named}
 
 
-def connect(address: str, *, slides_at_once: int) -> DaskExecutor:
+def connect(address: str, *, slides_at_once: int, until: Deadline = NEVER) -> DaskExecutor:
     """The workers of a running scheduler. Their number and threads are theirs to choose.
 
     Args:
         address: of the scheduler.
         slides_at_once: items a worker has in hand, if it has as many threads.
+        until: when no further item begins.
 
     Raises:
         UsageError: nothing answers there, or no worker appears.
@@ -275,4 +278,4 @@ def connect(address: str, *, slides_at_once: int) -> DaskExecutor:
         raise UsageError(
             f"--executor {address}: the scheduler has no worker. Start one with `dask worker {address}`."
         ) from None
-    return DaskExecutor(client, slides_at_once=slides_at_once)
+    return DaskExecutor(client, slides_at_once=slides_at_once, until=until)

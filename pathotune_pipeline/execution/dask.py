@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pathotune_pipeline.errors import DeviceLostError, WorkerLostError
+from pathotune_pipeline.execution.deadline import NEVER, Deadline
 from pathotune_pipeline.execution.executor import Result
 
 ALLOWED_DEATHS = 2
@@ -82,8 +83,8 @@ class _Worker:
 class _Map:
     """One call of `map`: what it has still to hand out, and what has come to an end and not been told of."""
 
-    def __init__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[[Any], Any], items: Iterable[Any], until: Deadline) -> None:
+        self.function, self._until = function, until
         self.ended: deque[_Item] = deque()
         self.in_hand = 0
         self._left = operator.length_hint(items)
@@ -93,10 +94,12 @@ class _Map:
     @property
     def left(self) -> int:
         """About how many items are still to be handed out."""
-        return max(0, self._left)
+        return 0 if self._until.over() else max(0, self._left)
 
     def waits(self) -> bool:
-        """Whether there is something to hand out."""
+        """Whether there is something to hand out, and may still be."""
+        if self._until.over():
+            return False
         if self._next is None:
             self._next = next(self._fresh, None)
         return self._next is not None
@@ -121,6 +124,7 @@ class DaskExecutor:
         threads: that a worker process may use; None asks the workers.
         most_workers: as many are asked of the cluster where there is work for them; None leaves it as it is.
         least_workers: as many it has from the beginning.
+        until: when no further item begins.
     """
 
     def __init__(
@@ -132,8 +136,9 @@ class DaskExecutor:
         threads: int | None = None,
         most_workers: int | None = None,
         least_workers: int = 0,
+        until: Deadline = NEVER,
     ) -> None:
-        self._client, self._cluster = client, cluster
+        self._client, self._cluster, self.until = client, cluster, until
         self._at_once, self._threads = slides_at_once, threads
         self._asked, self._most = least_workers, most_workers
         self._batch = uuid.uuid4().hex[:8]
@@ -158,7 +163,7 @@ class DaskExecutor:
         return self._threads or min(self._client.nthreads().values(), default=1)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
-        mine = _Map(function, items)
+        mine = _Map(function, items, self.until)
         with self._changed:
             self._maps.append(mine)
         try:
@@ -258,6 +263,10 @@ class DaskExecutor:
         if self._most and now - self._scaled_s >= SCALE_S:
             self._scaled_s = now
             self._scale()
+        if self.until.over():
+            for item in self._suspects:
+                item.owner.in_hand -= 1
+            self._suspects.clear()
         for worker in self._workers.values():
             if self._suspects and not worker.items and now - self._lost_s >= SETTLE_S:
                 self._send(self._suspects.popleft(), worker, alone=True)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from pydantic import field_validator
+
 from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.execution.deadline import Deadline, canonical_until, deadline_of
 from pathotune_pipeline.spec import Spec, setting
 
 
 class ExecutionSpec(Spec):
-    """Where the work is done."""
+    """Where the work is done, and until when."""
 
     executor: str = setting(
         "local",
@@ -35,6 +39,14 @@ class ExecutionSpec(Spec):
         ge=1,
         le=16,
     )
+
+    until: str | None = setting(
+        None,
+        "Time after which no new slide begins, such as 06:00 (the next one) or 2026-11-22T06:00; empty: none.",
+        hashed=False,
+    )
+
+    _until_as_text = field_validator("until", mode="before")(canonical_until)
 
     @property
     def here(self) -> bool:
@@ -72,6 +84,11 @@ class Executor(Protocol):
         """Threads that a worker process may use, so that all of them together fill the machine and no more."""
         ...
 
+    @property
+    def until(self) -> Deadline:
+        """After it no item begins, nor is one begun again whose process died; those have no result."""
+        ...
+
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
         """Results in the order in which they come. An item that fails does not stop the others."""
         ...
@@ -88,12 +105,13 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def create_executor(spec: ExecutionSpec, *, gpus: bool = True) -> Executor:
+def create_executor(spec: ExecutionSpec, *, gpus: bool = True, since: datetime | None = None) -> Executor:
     """The executor a Spec names.
 
     Args:
         spec: which.
         gpus: whether the work may use GPUs: then a local worker is made for each.
+        since: when the work was due, from which the time of its end is counted; now where None.
 
     Raises:
         UsageError: no such executor, or the scheduler does not answer.
@@ -102,18 +120,20 @@ def create_executor(spec: ExecutionSpec, *, gpus: bool = True) -> Executor:
     """
     from pathotune_pipeline.execution.serial import SerialExecutor
 
+    until = deadline_of(spec.until, since=since)
     if spec.executor == "serial":
-        return SerialExecutor(spec.slides_at_once)
+        return SerialExecutor(spec.slides_at_once, until=until)
     from pathotune_pipeline.execution import clusters
 
     if spec.executor == "local":
-        local = clusters.ClusterSpec(workers=spec.workers, use_gpus=gpus)
-        return clusters.start(local, slides_at_once=spec.slides_at_once)
-    if spec.executor.endswith((".yaml", ".yml")):
-        return clusters.start(clusters.read_cluster(Path(spec.executor)), slides_at_once=spec.slides_at_once)
-    if ":" in spec.executor:
-        return clusters.connect(spec.executor, slides_at_once=spec.slides_at_once)
-    raise UsageError(
-        f"--executor {spec.executor!r}: give serial, local, a Dask scheduler's address such as tcp://10.0.0.5:8786, or a "
-        "cluster's file such as configs/execution/slurm.yaml."
-    )
+        cluster = clusters.ClusterSpec(workers=spec.workers, use_gpus=gpus)
+    elif spec.executor.endswith((".yaml", ".yml")):
+        cluster = clusters.read_cluster(Path(spec.executor))
+    elif ":" in spec.executor:
+        return clusters.connect(spec.executor, slides_at_once=spec.slides_at_once, until=until)
+    else:
+        raise UsageError(
+            f"--executor {spec.executor!r}: give serial, local, a Dask scheduler's address such as tcp://10.0.0.5:8786, or "
+            "a cluster's file such as configs/execution/slurm.yaml."
+        )
+    return clusters.start(cluster, slides_at_once=spec.slides_at_once, until=until)

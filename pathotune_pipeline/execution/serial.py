@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
+from pathotune_pipeline.execution.deadline import NEVER, Deadline
 from pathotune_pipeline.execution.executor import Result, usable_cores
 
 
@@ -15,10 +16,11 @@ class SerialExecutor:
 
     Args:
         at_once: items in hand.
+        until: when no further item begins.
     """
 
-    def __init__(self, at_once: int = 1) -> None:
-        self._at_once = at_once
+    def __init__(self, at_once: int = 1, *, until: Deadline = NEVER) -> None:
+        self._at_once, self.until = at_once, until
         self._threads: list[threading.Thread] = []
 
     here = True
@@ -39,7 +41,7 @@ class SerialExecutor:
         def work() -> None:
             while not stopped.is_set():
                 with turn:
-                    index, item = next(waiting, (-1, None))
+                    index, item = (-1, None) if self.until.over() else next(waiting, (-1, None))
                 if index < 0:
                     break
                 _put(results, _result(function, index, item), stopped)

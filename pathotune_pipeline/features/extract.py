@@ -14,7 +14,7 @@ from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import WorkerLostError
 from pathotune_pipeline.execution.executor import ExecutionSpec, Executor, Result
 from pathotune_pipeline.features.engines import close_engines, forget_closed_engines
-from pathotune_pipeline.features.outcome import Outcome, count
+from pathotune_pipeline.features.outcome import MADE, Outcome, count
 from pathotune_pipeline.features.plan import NO_GUIDANCE, ExtractSpec, Recipe, SlideJob
 from pathotune_pipeline.features.planning import ExtractPlan, failed, given_mpp, plan_extract
 from pathotune_pipeline.features.run_logs import RunLogs, recorded_run
@@ -24,6 +24,8 @@ from pathotune_pipeline.store.owner import owner_name
 from pathotune_pipeline.store.store import FeatureStore
 
 OnOutcome = Callable[[Outcome], None]
+LEFT = "the time was over before its turn"
+"""Why a slide is left; the next run takes it."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class ExtractResult:
         passed_over: files that are no slides, with reasons.
         stream: what reading and encoding cost (`telemetry.summary`).
         removed: ids of slides that the set holds and the archive no longer does.
+        changed: ids of slides that were made anew because their file, mask or annotations had changed.
         others: the same of the other encoders' sets.
     """
 
@@ -46,6 +49,7 @@ class ExtractResult:
     passed_over: list[tuple[str, str]] = field(default_factory=list)
     stream: dict[str, float] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     others: list[ExtractResult] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
@@ -65,6 +69,7 @@ class ExtractResult:
             "passed_over": self.passed_over,
             "stream": self.stream,
             "removed": self.removed,
+            "changed": self.changed,
             "others": [other.as_dict() for other in self.others],
         }
 
@@ -78,6 +83,7 @@ class ExtractResult:
             plain["passed_over"],
             plain["stream"],
             plain["removed"],
+            plain["changed"],
             [cls.from_dict(other) for other in plain["others"]],
         )
 
@@ -99,6 +105,8 @@ def may_use_gpus(spec: ExtractSpec) -> bool:
 
 def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) -> Iterator[Outcome]:
     """Do jobs; an outcome for each set, in the order in which they come. New content hashes go to the plan's cache.
+
+    When the executor's deadline has come no further job begins, and those that have not begun have no outcome.
 
     Raises:
         StoreUnwritableError: the store is full, read-only or forbidden.
@@ -155,9 +163,11 @@ def reconcile(
     settled = []
     for item in plan.items:
         outcome = told.get(item.slide_id)
-        if outcome is None:
+        if outcome is None and plan.until.over():
+            outcome = Outcome(item.slide_id, "left", reason=f"{LEFT} ({plan.until}).", new=False, features=name)
+        elif outcome is None:
             outcome = failed(item, recipe, "the run ended before its turn. Run again.", transient=True)
-        elif outcome.status != "failed" and _pair(plan, item, outcome, recipe) not in committed:
+        elif outcome.status in MADE and _pair(plan, item, outcome, recipe) not in committed:
             outcome = replace(
                 outcome,
                 status="failed",
@@ -191,7 +201,7 @@ def extract(
         manifest: the slides, under their own ids or pseudonyms.
         spec: what to make of them.
         store: where to; made if it is new.
-        executor: where the work is done.
+        executor: where the work is done, and until when slides begin.
         pseudonymiser: keys the cache of content hashes.
         on_plan: told the plan before work begins.
         on_outcome: told each new outcome as it comes.
@@ -202,6 +212,7 @@ def extract(
         StoreUnwritableError: the store became full or read-only. What is committed stays; run again for the rest.
     """
     plan = plan_extract(manifest, spec, store, pseudonymiser=pseudonymiser)
+    plan.until = executor.until
     outcomes = []
     with recorded_run(store, manifest, plan) as log:
         if on_plan:
@@ -222,15 +233,18 @@ def end_run(
     for recipe in plan.recipes:
         settled, log = reconcile(plan, outcomes, store, recipe), logs.of(recipe)
         stream = summary(settled, seconds)
-        new = [outcome for outcome in settled if outcome.new and outcome.status != "failed"]
+        new = [outcome for outcome in settled if outcome.new and outcome.status in MADE]
         work = {"slides": len(new), "tiles": sum(outcome.tiles for outcome in new), "seconds": round(seconds, 3)}
         failures = {o.slide_id: o.reason for o in settled if o.status == "failed"}
-        log.finish(counts=count(settled), work=work, failures=failures, stream=stream)
+        left = [o.slide_id for o in settled if o.status == "left"]
         full = str(recipe.features_set)
+        changed = [outcome.slide_id for outcome in new if outcome.slide_id in plan.stale.get(full, ())]
+        told = {"failures": failures, "left": left, "changed": changed}
+        log.finish(counts=count(settled), work=work, stream=stream, **told)
         results.append(
             ExtractResult(
                 full.removeprefix("features-"), settled, log.run_id, list(manifest.passed_over), stream,
-                plan.removed.get(full, []),
+                plan.removed.get(full, []), changed,
             )
         )  # fmt: skip
     return replace(results[0], others=results[1:])

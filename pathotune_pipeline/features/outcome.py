@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-Status = Literal["committed", "empty", "failed"]
+MADE = ("committed", "empty")
+"""Statuses of slides that the store now has."""
+Status = Literal["committed", "empty", "failed", "left"]
 
 
 class Packed(Mapping[str, Any]):
@@ -43,7 +45,8 @@ class Outcome:
 
     Attributes:
         slide_id: whose.
-        status: committed (features are in the store), empty (read, and no tile to encode), failed.
+        status: committed (features are in the store), empty (read, and no tile to encode), failed, left (the time was over
+            before its turn, and the next run takes it).
         reason: why it is empty or failed.
         new: whether this run did the work; False where the store had it.
         tiles: tiles committed.
@@ -95,7 +98,8 @@ def count(outcomes: Iterable[Outcome]) -> dict[str, int]:
         "committed": by_status["committed"],
         "empty": by_status["empty"],
         "failed": by_status["failed"],
-        "computed": sum(outcome.new and outcome.status != "failed" for outcome in listed),
+        "left": by_status["left"],
+        "computed": sum(outcome.new and outcome.status in MADE for outcome in listed),
         "tiles": sum(outcome.tiles for outcome in listed),
     }
 

@@ -13,6 +13,7 @@ from pathotune_pipeline.archive.manifest import Manifest, SlideItem
 from pathotune_pipeline.encoders.card import NO_ADAPTER
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import StoreUnwritableError
+from pathotune_pipeline.execution.deadline import NEVER, Deadline
 from pathotune_pipeline.features.guidance import Guidance, gather_guidance
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec, Recipe, SlideJob, make_recipe
@@ -31,7 +32,10 @@ class ExtractPlan:
         cache: content hashes, to be told of new ones.
         guidance: imported masks and annotations, by slide id.
         removed: by set, ids of slides that it holds and the archive no longer does.
+        stale: by set, ids of slides to do of which it holds something already: their file, mask or annotations may have
+            changed.
         stopped: why no further work is begun: the store cannot be written.
+        until: when no further work is begun.
     """
 
     recipes: tuple[Recipe, ...]
@@ -41,7 +45,9 @@ class ExtractPlan:
     items: tuple[SlideItem, ...] = ()
     guidance: dict[str, Guidance] = field(default_factory=dict)
     removed: dict[str, list[str]] = field(default_factory=dict)
+    stale: dict[str, set[str]] = field(default_factory=dict)
     stopped: StoreUnwritableError | None = None
+    until: Deadline = NEVER
 
     @property
     def recipe(self) -> Recipe:
@@ -104,6 +110,8 @@ def plan_extract(
             prints = recipe.fingerprints(identity, mpp, guided) if identity and not guided.problem else None
             if prints is None or (key, prints.features[:12]) not in listed[name]:
                 missing.append(recipe)
+                if commits[name][key]:
+                    plan.stale.setdefault(str(name), set()).add(item.slide_id)
                 continue
             if commits[name][key] > 1 and not only_look:
                 store.renew(name, key, prints.features)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from pathotune_pipeline.archive.identity import key_of
 from pathotune_pipeline.errors import StoreUnwritableError
+from pathotune_pipeline.execution.deadline import Deadline
 from pathotune_pipeline.execution.executor import Executor, Result
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import SlideJob
@@ -58,13 +59,14 @@ def map_shared(executor: Executor, jobs: Sequence[SlideJob]) -> Iterator[Result]
     """Do jobs on an executor; those that another run is at come last.
 
     Returns:
-        One result a job, in the order in which they come; its index is the job's.
+        One result a job, in the order in which they come; its index is the job's. Of jobs that had not begun when the
+        executor's deadline came, none.
 
     Raises:
         StoreUnwritableError: the store is full, read-only or forbidden; what has not begun is left.
         UsageError: the folder for copies cannot be written.
     """
-    if not jobs:
+    if not jobs or executor.until.over():
         return
     first = jobs[0]
     watch = LeaseWatch(FeatureStore(first.store).place, lease_s=first.recipe.spec.leases.lease_s)
@@ -83,17 +85,17 @@ def map_shared(executor: Executor, jobs: Sequence[SlideJob]) -> Iterator[Result]
                     held.append(index)
                 else:
                     yield replace(result, index=index)
-            ready, held = _wait(watch, jobs, held)
+            ready, held = _wait(watch, jobs, held, executor.until)
     finally:
         if ahead is not None:
             ahead.close()
 
 
-def _wait(watch: LeaseWatch, jobs: Sequence[SlideJob], held: list[int]) -> tuple[list[int], list[int]]:
-    """Wait until one of the slides that others are at is free; the free ones, and the rest."""
+def _wait(watch: LeaseWatch, jobs: Sequence[SlideJob], held: list[int], until: Deadline) -> tuple[list[int], list[int]]:
+    """Wait until one of the slides that others are at is free, or the deadline comes; the free ones, and the rest."""
     if held:
         _log.warning("%d slides are being made by another run on this store; waiting for it", len(held))
-    while held:
+    while held and not until.over():
         free = [index for index in held if all(watch.state(name) != "held" for name in leases_of(jobs[index]))]
         if free:
             return free, [index for index in held if index not in free]

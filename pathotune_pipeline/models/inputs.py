@@ -24,7 +24,8 @@ class InputSlide:
         slide_id: its id.
         case_id: the patient; empty where it is not known.
         reason: why there is nothing to predict from; empty where there is.
-        failed: whether that is a failure; else the slide has no tile.
+        failed: whether that is a failure; else the slide has no tile, or is left.
+        left: whether the time was over before its features were made.
         record: its features' commit.
     """
 
@@ -32,6 +33,7 @@ class InputSlide:
     case_id: str = ""
     reason: str = ""
     failed: bool = False
+    left: bool = False
     record: CommitRecord | None = field(default=None, repr=False)
 
 
@@ -39,7 +41,10 @@ def inputs_of_store(store: FeatureStore, features_set: SetName) -> list[InputSli
     """Every slide of a set, and those that its last run failed to make, in the order of the ids."""
     view = collect(store, features_set)
     return [
-        InputSlide(row.slide_id, row.case_id, row.reason, row.status == "failed", row.features) for row in view.slides
+        InputSlide(
+            row.slide_id, row.case_id, row.reason, row.status == "failed", row.status == "left", record=row.features
+        )
+        for row in view.slides
     ]
 
 
@@ -49,9 +54,10 @@ def inputs_of_run(manifest: Manifest, result: ExtractResult, store: FeatureStore
     cases = {item.slide_id: item.case_id or "" for item in manifest.items}
     found = []
     for outcome in result.outcomes:
-        failed = outcome.status == "failed"
-        record = None if failed else records.get(outcome.slide_id)
-        found.append(InputSlide(outcome.slide_id, cases.get(outcome.slide_id, ""), outcome.reason, failed, record))
+        failed, left = outcome.status == "failed", outcome.status == "left"
+        record = None if failed or left else records.get(outcome.slide_id)
+        case = cases.get(outcome.slide_id, "")
+        found.append(InputSlide(outcome.slide_id, case, outcome.reason, failed, left, record=record))
     return found
 
 

@@ -189,6 +189,8 @@ def _predict(
 
 def _left_out(store: FeatureStore, slide: InputSlide, spec: PredictSpec) -> PredictionLine | None:
     """What becomes of a slide that is not predicted; None of one that is."""
+    if slide.left:
+        return PredictionLine(slide.slide_id, slide.case_id, "left", slide.reason)
     if slide.record is None or slide.failed:
         reason = slide.reason or "no features of it are in the store"
         return PredictionLine(slide.slide_id, slide.case_id, "failed", reason)

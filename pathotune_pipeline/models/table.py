@@ -19,7 +19,9 @@ from pathotune_pipeline.evaluation.result import table_columns
 from pathotune_pipeline.evaluation.scoring import CLASSES
 from pathotune_pipeline.models.card import TargetFacts
 
-Status = Literal["predicted", "abstained", "failed"]
+Status = Literal["predicted", "abstained", "failed", "left"]
+STATUSES: tuple[Status, ...] = ("predicted", "abstained", "left", "failed")
+"""Of slides and cases; a case has the first one that one of its slides has."""
 LIKELY = 0.5
 """Probability from which a label of several counts as said."""
 
@@ -31,7 +33,8 @@ class PredictionLine:
     Attributes:
         slide_id: whose.
         case_id: the patient; empty where not known.
-        status: predicted, abstained (seen, and not to be judged) or failed (no features).
+        status: predicted, abstained (seen, and not to be judged), failed (no features) or left (the time was over before its
+            features' turn).
         reason: why not predicted.
         values: of each target [P] float64; empty where not predicted.
         tiles: readable ones.
@@ -48,7 +51,7 @@ class PredictionLine:
 def count_statuses(lines: Sequence[PredictionLine]) -> dict[str, int]:
     """How many slides of each status, and in all."""
     found = Counter(line.status for line in lines)
-    return {"slides": len(lines), **{name: found[name] for name in ("predicted", "abstained", "failed")}}
+    return {"slides": len(lines), **{name: found[name] for name in STATUSES}}
 
 
 def slide_table(lines: Sequence[PredictionLine], targets: Sequence[TargetFacts], model: str) -> list[list[str]]:
@@ -76,7 +79,7 @@ def case_table(lines: Sequence[PredictionLine], targets: Sequence[TargetFacts], 
     rows = []
     for case, own in cases.items():
         said = [line for line in own if line.status == "predicted"]
-        status = "predicted" if said else "abstained" if any(line.status == "abstained" for line in own) else "failed"
+        status = next(name for name in STATUSES if any(line.status == name for line in own))
         values = (
             {name: np.mean([line.values[name] for line in said], axis=0) for name in said[0].values} if said else {}
         )

@@ -14,6 +14,8 @@ from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.runs import Run, read_runs
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore
 
+_NOT_MADE = ("failed", "left")
+
 
 @dataclass(slots=True)
 class SlideRow:
@@ -21,8 +23,8 @@ class SlideRow:
 
     Attributes:
         slide_id, case_id: whose.
-        status: committed, empty or failed.
-        reason: why it is empty or failed.
+        status: committed, empty, failed, or left: the time was over before its turn.
+        reason: why it is not committed.
         tiles, invalid_tiles: how many there are, and how many of them could not be read.
         seconds: wall time of the job that made, or failed to make, its features.
         mpp: um/px of level 0.
@@ -185,11 +187,11 @@ def _slide_row(slide_id: str, history: History | None, record: CommitRecord | No
             row.seconds = history.worked.get("seconds")
             _add_slide(row, (history.worked.get("facts") or {}).get("slide"))
     if record is None:
-        if row.status != "failed":
+        if row.status not in _NOT_MADE:
             row.status, row.reason = "failed", "said to be done and not found in the store. Run again."
         return row
     newer = history is None or int(record.facts["committed_ns"]) > nanoseconds(history.ended)
-    if row.status == "failed" and not newer:
+    if row.status in _NOT_MADE and not newer:
         row.reason += " (Features of an earlier run are in the store.)"
         row.case_id = str(record.facts.get("case_id") or "")
         return row

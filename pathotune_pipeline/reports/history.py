@@ -46,6 +46,8 @@ def outcomes_of(run: Run) -> dict[str, Mapping[str, Any]]:
     told: dict[str, Mapping[str, Any]] = {
         str(line["slide_id"]): line for line in run.outcomes if isinstance(line, dict) and "slide_id" in line
     }
+    for slide_id in run.record.get("left") or []:
+        told[str(slide_id)] = {"slide_id": slide_id, "status": "left", "new": False, "reason": "the time was over."}
     for slide_id in run.record.get("planned_slides") or []:
         reason = "the run has not come to it, or was killed before."
         unreached = {"slide_id": slide_id, "status": "failed", "reason": reason, "unreached": True}
@@ -73,7 +75,9 @@ def run_row(run: Run) -> RunRow:
     outcomes = outcomes_of(run).values()
     counts = run.record.get("counts") or {}
     failed = sum(outcome.get("status") == "failed" and not outcome.get("unreached") for outcome in outcomes)
-    computed = sum(bool(outcome.get("new", True)) and outcome.get("status") != "failed" for outcome in outcomes)
+    computed = sum(
+        bool(outcome.get("new", True)) and outcome.get("status") in ("committed", "empty") for outcome in outcomes
+    )
     return RunRow(
         run_id=run.run_id,
         verb=str(run.record.get("verb", "")),

@@ -110,6 +110,7 @@ def test_the_extract_flow_runs_without_a_server_and_leaves_an_artifact(
         "committed": 6,
         "empty": 0,
         "failed": 1,
+        "left": 0,
         "computed": 6,
         "tiles": told["counts"]["tiles"],
     }
