@@ -44,6 +44,7 @@ _HOMES = {
     "evaluate": "models.evaluate:EvaluateSpec",
     "predict": "models.quality:PredictSpec",
     "heatmap": "models.heatmap:HeatmapSpec",
+    "drift": "reports.nights.drift:DriftSpec",
     "import": "exchange.geometry:ImportSpec",
     "scaling": "tuning.studies.spec:ScalingSpec",
     "domains": "tuning.studies.spec:DomainsSpec",

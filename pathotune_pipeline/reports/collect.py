@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pathotune_pipeline.errors import PathotuneError, StoreError
+from pathotune_pipeline.errors import StoreError
 from pathotune_pipeline.reports.history import History, RunRow, histories, nanoseconds, run_row
 from pathotune_pipeline.reports.settings import flatten
 from pathotune_pipeline.store.layout import SetName
@@ -33,11 +33,14 @@ class SlideRow:
         levels: of the pyramid.
         area_mm2: of the tissue.
         enlargement: share by which tiles were enlarged.
+        vendor: the format's maker, as the reader names it.
         reader: which reader opened it.
         problem: what of its committed data cannot be read.
         flags: remarks on its quality.
         features, tissue, grid: commits its pictures are made from.
         extent_level0: (width, height) of a tile in level-0 pixels.
+        share: of the slide that is tissue.
+        quality: what was measured on its overview, as `Quality.as_dict` gives it.
     """
 
     slide_id: str
@@ -53,6 +56,7 @@ class SlideRow:
     levels: int | None = None
     area_mm2: float | None = None
     enlargement: float | None = None
+    vendor: str = ""
     reader: str = ""
     problem: str = ""
     flags: list[str] = field(default_factory=list)
@@ -60,6 +64,8 @@ class SlideRow:
     tissue: CommitRecord | None = None
     grid: CommitRecord | None = None
     extent_level0: tuple[float, float] | None = None
+    share: float | None = None
+    quality: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -169,17 +175,17 @@ def _newest_commit(store: FeatureStore, features_set: SetName) -> int:
 
 def _slides(store: FeatureStore, runs: list[Run], records: dict[str, CommitRecord]) -> list[SlideRow]:
     known = histories(runs)
-    rows = [_slide_row(slide_id, known.get(slide_id), records.get(slide_id)) for slide_id in sorted({*known, *records})]
+    rows = [slide_row(slide_id, known.get(slide_id), records.get(slide_id)) for slide_id in sorted({*known, *records})]
     unlinked = [row for row in rows if row.tissue is None]
-    tissue = _newest_tissue(store) if unlinked else {}
+    tissue = newest_tissue(store) if unlinked else {}
     for row in unlinked:
         row.tissue = tissue.get(row.slide_id)
-    for row in rows:
-        _add_facts(store, row)
+    add_facts(store, rows)
     return rows
 
 
-def _slide_row(slide_id: str, history: History | None, record: CommitRecord | None) -> SlideRow:
+def slide_row(slide_id: str, history: History | None, record: CommitRecord | None) -> SlideRow:
+    """A slide by what runs said of it and by its newest commit, of which the later counts."""
     row = SlideRow(slide_id)
     if history:
         row.status, row.reason = str(history.newest.get("status")), str(history.newest.get("reason") or "")
@@ -206,7 +212,7 @@ def _slide_row(slide_id: str, history: History | None, record: CommitRecord | No
     return row
 
 
-def _newest_tissue(store: FeatureStore) -> dict[str, CommitRecord]:
+def newest_tissue(store: FeatureStore) -> dict[str, CommitRecord]:
     """The newest tissue commit of each slide, of any recipe: a failed slide may have come so far."""
     newest: dict[str, CommitRecord] = {}
     for tissue_set in store.sets("tissue"):
@@ -225,26 +231,30 @@ def _add_slide(row: SlideRow, slide: Any) -> None:
     if mpp:
         row.mpp = float((mpp["x"] * mpp["y"]) ** 0.5)
     row.mpp_source, row.reader = str(slide.get("mpp_source") or ""), str(slide.get("reader") or "")
+    row.vendor = str(slide.get("vendor") or "")
     if levels:
         row.levels, row.size_px = len(levels), (int(levels[0]["width"]), int(levels[0]["height"]))
 
 
-def _add_facts(store: FeatureStore, row: SlideRow) -> None:
-    """What tissue and tiles groups say of a slide."""
-    try:
-        if row.tissue is not None:
-            attrs: Any = dict(store.group(row.tissue).attrs)
-            _add_slide(row, attrs.get("slide"))
-            row.size_px = int(attrs["level0_width"]), int(attrs["level0_height"])
-            row.area_mm2 = float(attrs["area_um2"]) / 1e6
-            row.case_id = row.case_id or str(attrs.get("case_id") or "")
-        if row.grid is not None:
-            geometry: Any = store.group(row.grid).attrs["geometry"]
-            row.enlargement = float(geometry["enlargement"])
-            width, height = geometry["extent_level0"]
-            row.extent_level0 = float(width), float(height)
-    except (PathotuneError, OSError, LookupError, ValueError) as error:
-        row.problem = f"its tissue or tiles cannot be read ({type(error).__name__})"
+def add_facts(store: FeatureStore, rows: Sequence[SlideRow]) -> None:
+    """Add what tissue and tiles groups say of slides."""
+    told = store.attributes(record for row in rows for record in (row.tissue, row.grid) if record is not None)
+    for row in rows:
+        try:
+            if row.tissue is not None:
+                attrs = told[row.tissue.group]
+                _add_slide(row, attrs.get("slide"))
+                row.size_px = int(attrs["level0_width"]), int(attrs["level0_height"])
+                row.area_mm2 = float(attrs["area_um2"]) / 1e6
+                row.share, row.quality = attrs.get("share"), attrs.get("quality")
+                row.case_id = row.case_id or str(attrs.get("case_id") or "")
+            if row.grid is not None:
+                geometry = told[row.grid.group]["geometry"]
+                row.enlargement = float(geometry["enlargement"])
+                width, height = geometry["extent_level0"]
+                row.extent_level0 = float(width), float(height)
+        except (LookupError, ValueError, TypeError) as error:
+            row.problem = f"its tissue or tiles cannot be read ({type(error).__name__})"
 
 
 # --- settings ------------------------------------------------------------------------------------------------------

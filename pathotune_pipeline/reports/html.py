@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,10 +149,19 @@ def render(view: StoreView, models: list[ModelPanel], pictures: Mapping[str, Pic
     )
 
 
-def render_page(template: str, **values: object) -> str:
-    """A page without a script from a template of ours; the style sheet, its hash and our version are there by name."""
-    style = _asset("style.css")
-    own = {"style": Markup(style), "style_hash": _csp_hash(style), "version": VERSION}
+def render_page(template: str, *, script: str = "", **values: object) -> str:
+    """A page from a template of ours; the style sheet, the script, their hashes and our version are there by name.
+
+    Args:
+        template: its file's name.
+        script: file of the script; none where empty.
+        values: what the template shows.
+    """
+    style, code = _asset("style.css"), _asset(script) if script else ""
+    own = {
+        "style": Markup(style), "style_hash": _csp_hash(style), "version": VERSION,
+        "script": Markup(code), "script_hash": _csp_hash(code),
+    }  # fmt: skip
     return _environment().get_template(template).render(**own, **values)
 
 
@@ -164,6 +174,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        data_block=data_block, identity=id,
         count=_count, score=_score, percent=_percent, area=_area, seconds=_seconds, significant=_significant,
         stamp=_stamp, data_uri=_data_uri,
     )  # fmt: skip
@@ -281,6 +292,14 @@ def _significant(value: float | None) -> str:
 def _stamp(text: str) -> str:
     """An ISO time without its letters."""
     return text.replace("T", " ").removesuffix("Z")
+
+
+def data_block(values: object) -> Markup:
+    """Plain values as JSON that may stand in a script element: nothing in it can end the element or begin another."""
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Markup(text)  # json.dumps escapes everything beyond ASCII, U+2028 too
 
 
 def _data_uri(jpeg: bytes) -> str:

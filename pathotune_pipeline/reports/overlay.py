@@ -97,9 +97,7 @@ def draw_tiles(image: np.ndarray, rectangles: np.ndarray) -> None:
     """Draw tiles in place: thin rectangles with a light tint, or one tinted area where they are too small to part."""
     if not len(rectangles):
         return
-    covered = np.zeros(image.shape[:2], np.uint8)
-    for left, top, right, bottom in rectangles.tolist():
-        covered[top:bottom, left:right] = 1
+    covered = _covered(image.shape[:2], rectangles)
     _blend(image, covered.astype(bool), TILE_RGB, TILE_TINT)
     if float(np.median(rectangles[:, 2] - rectangles[:, 0])) < DENSE_PX:
         outlines, _ = cv2.findContours(covered, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -109,6 +107,15 @@ def draw_tiles(image: np.ndarray, rectangles: np.ndarray) -> None:
     for left, top, right, bottom in rectangles.tolist():
         cv2.rectangle(lines, (left, top), (right - 1, bottom - 1), 1, 1)
     _blend(image, lines.astype(bool), TILE_RGB, 0.5)
+
+
+def _covered(shape: tuple[int, ...], rectangles: np.ndarray) -> np.ndarray:
+    """Where rectangles [N, 4] lie, uint8 [H, W]: steps at their corners, summed along both axes."""
+    steps = np.zeros((shape[0] + 1, shape[1] + 1), np.int32)
+    left, top, right, bottom = rectangles.T
+    for rows, columns, step in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+        np.add.at(steps, (rows, columns), step)
+    return np.asarray(steps.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0).astype(np.uint8)
 
 
 def _blend(image: np.ndarray, where: np.ndarray, rgb: tuple[int, int, int], share: float) -> None:

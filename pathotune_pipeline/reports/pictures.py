@@ -14,7 +14,8 @@ from pathotune_pipeline.store.store import FeatureStore
 
 HEAT_PX = 640
 HEAT_BYTES = 70_000
-_UNREADABLE = (PathotuneError, OSError, LookupError, ValueError)
+UNREADABLE = (PathotuneError, OSError, LookupError, ValueError)
+"""What reading damaged data of a store may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ def overview_picture(store: FeatureStore, row: SlideRow, *, long_side: int, max_
         return None
     try:
         thumbnail = overlay.fit(overlay.decode_thumbnail(store.read(row.tissue, "thumbnail_jpeg")), long_side)
-        drawn = overlay.overview(thumbnail, store.read(row.tissue, "mask"), _rectangles(store, row, thumbnail))
-    except _UNREADABLE as error:
+        drawn = overlay.overview(thumbnail, store.read(row.tissue, "mask"), tile_rectangles(store, row, thumbnail))
+    except UNREADABLE as error:
         row.problem = row.problem or f"its picture cannot be made ({type(error).__name__})"
         return None
     return _picture(drawn, max_bytes)
@@ -77,7 +78,7 @@ def heat_picture(store: FeatureStore, row: SlideRow, attention: np.ndarray) -> H
         thumbnail = overlay.fit(overlay.decode_thumbnail(store.read(row.tissue, "thumbnail_jpeg")), HEAT_PX)
         valid = store.read(row.features, "valid").astype(bool)
         coords = store.read(row.grid, "coords")[valid]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CorruptDataError(f"{row.slide_id}: {error}") from None
     if len(coords) != len(attention) or not len(coords):
         raise CorruptDataError(
@@ -106,7 +107,8 @@ def _frame(row: SlideRow, image: np.ndarray) -> overlay.Frame:
     return overlay.Frame(Size(*row.size_px), Size(image.shape[1], image.shape[0]))
 
 
-def _rectangles(store: FeatureStore, row: SlideRow, image: np.ndarray) -> np.ndarray:
+def tile_rectangles(store: FeatureStore, row: SlideRow, image: np.ndarray) -> np.ndarray:
+    """Where a slide's tiles lie on a picture of it, int64 [N, 4]; none where it has no grid."""
     if row.grid is None or row.extent_level0 is None:
         return np.zeros((0, 4), np.int64)
     return _frame(row, image).rectangles(store.read(row.grid, "coords"), row.extent_level0)

@@ -43,7 +43,7 @@ def write_report(
     Raises:
         UsageError: there is no store, no such feature set, no result in a model folder, or `out` cannot be written.
     """
-    folder = _writable(Path(out))
+    folder = writable(Path(out))
     opened = open_store(store)
     views = [read_model(folder) for model in models for folder in model_folders(Path(model))]
     chosen = choose_set(opened, read_runs(opened.runs), asked=features, of_models=[view.features for view in views])
@@ -54,11 +54,16 @@ def write_report(
     try:
         replace_file(folder / PAGE, page.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise _cannot_write(folder, error) from None
+        raise cannot_write(folder, error) from None
     return folder / PAGE
 
 
-def _writable(out: Path) -> Path:
+def writable(out: Path) -> Path:
+    """A folder for pages, made if it is new.
+
+    Raises:
+        UsageError: it is a file, or cannot be made.
+    """
     if out.exists() and not out.is_dir():
         raise UsageError(
             f"--out {out}: a folder is needed, a file was found. Give another place; {PAGE} is put into it."
@@ -66,11 +71,12 @@ def _writable(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(out, error) from None
+        raise cannot_write(out, error) from None
     return out
 
 
-def _cannot_write(out: Path, error: OSError) -> UsageError:
+def cannot_write(out: Path, error: OSError) -> UsageError:
+    """What is told where a page cannot be written."""
     told = error.strerror or type(error).__name__
     return UsageError(
         f"--out {out}: cannot write there ({told}). Give a folder on a disk that can be written and has room."

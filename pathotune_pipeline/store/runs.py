@@ -95,10 +95,11 @@ class Run:
     outcomes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_runs(runs: Place | Path) -> list[Run]:
-    """Every recorded run, oldest first. A line cut short by a kill is left out."""
+def read_runs(runs: Place | Path, *, newest: int | None = None) -> list[Run]:
+    """Recorded runs, oldest first: every one, or the newest so many. A line cut short by a kill is left out."""
     place, found = place_of(runs), []
-    for name in sorted(place.names("")):
+    names = sorted(place.names(""))
+    for name in names if newest is None else names[-newest:]:
         record = parse_json(place.read(f"{name}/run.json"))
         if isinstance(record, dict):
             found.append(Run(name, record, _lines(place.read(f"{name}/outcomes.jsonl") or b"")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,16 @@ class FeatureStore:
     def group(self, record: CommitRecord) -> zarr.Group:
         """The committed group, read-only."""
         return zarr.open_group(self.place.zarr(f"{layout.DATA}/{record.group}"), mode="r")
+
+    def attributes(self, records: Iterable[CommitRecord]) -> dict[str, dict[str, Any]]:
+        """Attributes of committed groups by their path; of one that cannot be read there are none. Opens no array."""
+        named = {f"{layout.DATA}/{record.group}/zarr.json": record.group for record in records}
+        found = {}
+        for name, data in self.place.read_many(named).items():
+            told = parse_json(data)
+            if isinstance(told, dict) and isinstance(told.get("attributes"), dict):
+                found[named[name]] = told["attributes"]
+        return found
 
     def read(self, record: CommitRecord, name: str) -> np.ndarray:
         """One array of a committed group, whole.

@@ -111,6 +111,7 @@ def test_every_setting_has_one_flag_and_a_sentence() -> None:
         ("evaluate",),
         ("predict",),
         ("heatmap",),
+        ("drift",),
         ("patches", "encoder", "adapt"),
         ("encoder", "adapt_slides"),
         ("patches",),

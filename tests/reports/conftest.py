@@ -38,6 +38,11 @@ class FakeSlide:
     invalid: int = 0
     seed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    identity: str = "i"
+    context: dict[str, str] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+    mean: float = 0.0
 
 
 def tissue_of(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +92,7 @@ def commit_slide(store: FeatureStore, slide: FakeSlide) -> int:
     coords = coords_of(mask)
     key, prints = key_of(slide.slide_id), {}
     for set_name in (TISSUE, TILES, FEATURES):
-        prints[set_name.stage] = hashlib.sha256(f"{set_name}{slide.slide_id}".encode()).hexdigest()
+        prints[set_name.stage] = hashlib.sha256(f"{set_name}{slide.slide_id}{slide.identity}".encode()).hexdigest()
 
     def head(set_name: SetName) -> dict[str, Any]:
         fingerprint = prints[set_name.stage]
@@ -95,6 +100,7 @@ def commit_slide(store: FeatureStore, slide: FakeSlide) -> int:
             "slide_id": slide.slide_id,
             "set": str(set_name),
             "fingerprint": fingerprint,
+            "identity": slide.identity,
             "group": f"{key}/{set_name.group(fingerprint[:12])}",
         }
         return {**plain, "case_id": slide.case_id} if slide.case_id else plain
@@ -109,6 +115,7 @@ def commit_slide(store: FeatureStore, slide: FakeSlide) -> int:
         "level0_height": LEVEL0[1],
         "area_um2": float(mask.sum()) * (MPP * pixels) ** 2,
         "share": float(mask.mean()),
+        "quality": slide.quality or None,
     }
     with store.stage(slide.slide_id, key, TISSUE, prints["tissue"]) as staged:
         staged.put("mask", mask.astype(np.uint8))
@@ -134,6 +141,8 @@ def commit_slide(store: FeatureStore, slide: FakeSlide) -> int:
         "invalid_tiles": slide.invalid,
         "dim": 4,
         "reason": slide.reason,
+        "context": slide.context,
+        "flags": slide.flags,
     }
     made_with = {
         "encoder": {"name": "stain-texture", "dim": 4, "mpp": 0.5, "sha256": None},
@@ -145,7 +154,7 @@ def commit_slide(store: FeatureStore, slide: FakeSlide) -> int:
         "reader": "openslide",
     }
     with store.stage(slide.slide_id, key, FEATURES, prints["features"]) as staged:
-        staged.put("features", np.zeros((len(coords), 4), np.float16))
+        staged.put("features", np.full((len(coords), 4), slide.mean, np.float16))
         staged.put("valid", valid)
         staged.commit(record, {**record, **made_with})
     store.close_staging()
@@ -182,6 +191,8 @@ def outcome_of(slide: FakeSlide, tiles: int = 0, *, new: bool = True) -> dict[st
         "new": new,
         "tiles": tiles,
         "seconds": 12.3 if new else 0.0,
+        "stages": {"read_s": 4.0, "encode_s": 8.0} if new else {},
+        "identity": slide.identity,
         "facts": slide.facts,
     }
 

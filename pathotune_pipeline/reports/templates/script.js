@@ -27,7 +27,7 @@
     back.disabled = page === 0;
     forth.disabled = page >= pages - 1;
     const first = found.length ? page * size + 1 : 0;
-    told.textContent = pages > 1 ? `${first}–${first + visible.size - 1} of ${found.length}` : `${found.length} of ${rows.length} slides`;
+    told.textContent = pages > 1 ? `${first}–${first + visible.size - 1} of ${found.length}` : `${found.length} of ${rows.length} ${table.dataset.what || "slides"}`;
   };
   const value = (row, column) => row.cells[column].dataset.value ?? "";
   const sort = (head, column) => {
@@ -73,7 +73,7 @@
     dialog.querySelector("p").textContent = picture.alt;
     dialog.showModal();
   });
-  dialog.addEventListener("click", () => dialog.close());
+  dialog?.addEventListener("click", () => dialog.close());
   tools.hidden = false;
   show();
 })();
