@@ -39,6 +39,7 @@ _HOMES = {
     "staging": "features.plan:StagingSpec",
     "execution": "execution.executor:ExecutionSpec",
     "audit": "archive.audit:AuditSpec",
+    "slide_encoder": "slide_encoders.card:SlideEncoderSpec",
     "crossval": "evaluation.crossval:CrossvalSpec",
     "model": "models.train:ModelSpec",
     "evaluate": "models.evaluate:EvaluateSpec",

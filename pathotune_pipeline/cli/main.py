@@ -31,6 +31,9 @@ class Verb:
 VERBS = {
     "audit": Verb("look at every slide before work begins, and write a manifest", "pathotune_pipeline.cli.audit"),
     "extract": Verb("slides to features in a store", "pathotune_pipeline.cli.extract"),
+    "encode-slides": Verb(
+        "a feature set to one vector a slide, by a slide encoder", "pathotune_pipeline.cli.encode_slides"
+    ),
     "encoders": Verb("published encoders: list, check, bundle for offline use", "pathotune_pipeline.cli.encoders"),
     "adapt": Verb(
         "an encoder to a task, by labelled patches: probe, prompts, LoRA, all weights", "pathotune_pipeline.cli.adapt"

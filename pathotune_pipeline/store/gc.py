@@ -1,7 +1,7 @@
 """Giving room back: sets that are no longer wanted, what dead processes left behind, and old records of runs.
 
-Records go first, then data, features before what they were made from: a process that dies between leaves data without
-a record, which nobody reads and which the next pass clears.
+Records go first, then data, embeddings and features before what they were made from: a process that dies between leaves
+data without a record, which nobody reads and which the next pass clears.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathotune_pipeline.store.write import remove_group
 
 IMPORTED = "imported"
 """Label of the set of masks that people drew: never deleted."""
-_ORDER = ("features", "tiles", "tissue")
+_ORDER = ("embeddings", "features", "tiles", "tissue")
 _POLL_S = 0.2
 
 
@@ -32,7 +32,7 @@ class Rubbish:
     """What may go, and what it weighs.
 
     Attributes:
-        records: commits to delete, features first.
+        records: commits to delete, embeddings and features first.
         left: paths of what dead processes left behind.
         leases: names of dead leases.
         runs: ids of runs whose records go.

@@ -7,6 +7,7 @@
           tissue-8mpp-<fingerprint>/              mask, geojson, thumbnail_jpeg
           tiles-256px-0.5mpp-<fingerprint>/       coords, tissue_fraction
           features-<encoder>-256px-0.5mpp-<fingerprint>/   features, valid
+          embeddings-<slide encoder>-<encoder>-256px-0.5mpp-<fingerprint>/   embedding
       commits/<set>/<slide>@<fingerprint>.json    what is committed: one small record each
       staging/<owner>/<random>/                   being written
       leases/<set>/<slide>.json                   who is working on what; saves work, guards nothing
@@ -40,8 +41,8 @@ FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE, MASKS, LEASES)
 CHUNK_ROWS = 8192
 """Rows of features in a chunk; spans of work begin at multiples of it, so that a chunk has one writer."""
 
-Stage = Literal["tissue", "tiles", "features"]
-_SET = re.compile(r"^(tissue|tiles|features)-(.+)-([0-9a-f]{12})$")
+Stage = Literal["tissue", "tiles", "features", "embeddings"]
+_SET = re.compile(r"^(tissue|tiles|features|embeddings)-(.+)-([0-9a-f]{12})$")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,7 +50,7 @@ class SetName:
     """Name of what one recipe makes of every slide.
 
     Attributes:
-        stage: tissue, tiles or features.
+        stage: tissue, tiles, features, or embeddings (one vector a slide).
         label: readable: "8mpp", "256px-0.5mpp", "stain-texture-256px-0.5mpp".
         recipe: 12 hexadecimal digits of the recipe's fingerprint.
     """

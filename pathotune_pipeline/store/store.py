@@ -226,12 +226,13 @@ class FeatureStore:
         if len(matches) == 1:
             return matches[0]
         if not known:
-            raise UsageError(f"{self.place.address}: no {stage} are committed yet. Run `pathotune extract` first.")
+            verb = "encode-slides" if stage == "embeddings" else "extract"
+            raise UsageError(f"{self.place.address}: no {stage} are committed yet. Run `pathotune {verb}` first.")
         listed = ", ".join(str(found).removeprefix(f"{stage}-") for found in matches or known)
         if matches:
-            raise UsageError(f"--features {name!r} could mean {len(matches)} sets: {listed}. Give one in full.")
+            raise UsageError(f"--{stage} {name!r} could mean {len(matches)} sets: {listed}. Give one in full.")
         hint = nearest(name, [found.label for found in known])
-        raise UsageError(f"--features {name!r}: no such set is in the store. Known: {listed}.{hint}")
+        raise UsageError(f"--{stage} {name!r}: no such set is in the store. Known: {listed}.{hint}")
 
     def record(self, set_name: SetName, slide_key: str, fingerprint: str) -> CommitRecord:
         """One commit's record.
@@ -320,6 +321,14 @@ class FeatureStore:
                 f"{record.group}/{name} is committed and cannot be read ({type(error).__name__}: {error}). "
                 f"Restore it from a backup, or delete its record under {layout.COMMITS}/{record.set_name} and extract again."
             ) from error
+
+    def embeddings(self, set_name: SetName) -> dict[str, np.ndarray]:
+        """A set's vectors, float32 [D], by slide id, in the order of the ids; of each slide the newest.
+
+        Raises:
+            CorruptDataError: what was committed cannot be read.
+        """
+        return {slide_id: self.read(record, "embedding") for slide_id, record in self.records(set_name).items()}
 
     def verify(self, record: CommitRecord) -> None:
         """Compare a committed group with its record's checksums.

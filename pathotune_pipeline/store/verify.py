@@ -22,8 +22,9 @@ _ARRAYS = {
     "tissue": {"mask", "geojson", "thumbnail_jpeg"},
     "tiles": {"coords", "tissue_fraction"},
     "features": {"features", "valid"},
+    "embeddings": {"embedding"},
 }
-_CHAIN = {"features": ("tiles", "tissue"), "tiles": (), "tissue": ()}
+_CHAIN = {"embeddings": ("features", "tiles", "tissue"), "features": ("tiles", "tissue"), "tiles": (), "tissue": ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,12 @@ _REPAIR = "Restore it from a backup, or delete its record and extract again."
 def _check_counts(
     contents: Contents, record: CommitRecord, where: str, arrays: dict[str, zarr.Array]
 ) -> Iterator[Finding]:
-    stage = record.set_name.stage
-    if stage == "tissue":
+    stage, dim = record.set_name.stage, record.facts.get("dim")
+    if stage == "embeddings" and arrays["embedding"].shape != (dim,):
+        yield Finding(
+            "fault", where, f"its vector has shape {arrays['embedding'].shape}, its record says {dim} numbers."
+        )
+    if stage in ("tissue", "embeddings"):
         return
     rows = {name: int(arrays[name].shape[0]) for name in sorted(_ARRAYS[stage])}
     rows["record"] = int(record.facts.get("tiles", -1))
@@ -122,7 +127,6 @@ def _check_counts(
     if len(set(rows.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in rows.items())
         yield Finding("fault", where, f"its numbers of tiles differ: {listed}. {_REPAIR}")
-    dim = record.facts.get("dim")
     if stage == "features" and dim is not None and arrays["features"].shape[1:] != (dim,):
         yield Finding(
             "fault", where, f"its features have {arrays['features'].shape[1:]} values, its record says {dim}."
