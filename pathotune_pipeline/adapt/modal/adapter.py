@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from pathotune_pipeline.adapt.backbone import clone_shared
 from pathotune_pipeline.adapt.modal.interaction import interaction_blocks
 from pathotune_pipeline.adapt.modal.pathways import PathwayTable
-from pathotune_pipeline.adapt.modal.spec import ModalSpec, TextKind
+from pathotune_pipeline.adapt.modal.spec import ModalSpec
 from pathotune_pipeline.adapt.modal.tokens import ModalTokens, fresh_vectors
 from pathotune_pipeline.errors import SpecError, UsageError
 
@@ -164,7 +164,8 @@ class ModalNetwork(nn.Module):
             float [T, out_dim].
 
         Raises:
-            UsageError: no modality at all, one that the network was not made for, or another shape.
+            UsageError: no modality at all, one that the network was not made for, or another number of values.
+            ValueError: tiles that the slide encoder does not take.
         """
         inputs = self.inputs(ModalCase(features, coords, stride_px, genes, clinical))
         return self.read(self._dropped(inputs) if self.training else inputs, task).embedding
@@ -224,13 +225,9 @@ class ModalNetwork(nn.Module):
         numbers = list(range(count)) if task is None else [int(number) for number in task]
         if not numbers or min(numbers) < 0 or max(numbers) >= count:
             raise UsageError(
-                f"modal network: tasks {numbers} were asked for; it has 0 to {count - 1}: {self._names()}."
+                f"modal network: tasks {numbers} were asked for; it has 0 to {count - 1}: {', '.join(self.spec.tasks)}."
             )
         return numbers
-
-    def _names(self) -> str:
-        names: tuple[TextKind, ...] = self.spec.tasks
-        return ", ".join(names)
 
     def _tiles(self, case: ModalCase) -> Tokens | None:
         if case.features is None:

@@ -250,6 +250,19 @@ def test_training_opens_gates_moves_all_of_the_adapter_and_nothing_of_the_encode
     assert not torch.allclose(image_of(network, whole), image_of(network, shuffled), atol=1e-4)
 
 
+def test_mixed_precision_trains_as_full_precision_does() -> None:
+    found = []
+    for enabled in (False, True):
+        network, case = network_of(encoder(), opened=True), case_of()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            said = answer(network, case)
+        text_loss(said, torch.eye(3, 32)).backward()
+        found.append((said.float(), network.adapter.blocks[0].inject.gate.grad))
+    (full, slope), (mixed, other) = found
+    assert torch.allclose(full, mixed, atol=0.15)
+    assert torch.nn.functional.cosine_similarity(slope, other, dim=0) > 0.9
+
+
 def test_training_brings_embeddings_to_their_texts() -> None:
     network = network_of(encoder())
     cases = [case_of(1), case_of(2)]
