@@ -287,9 +287,8 @@ def open_source(spec: ImageSpec, *, input_px: int, seed: int) -> Source:
     Raises:
         UsageError: there is neither an image nor a slide, or a source cannot be read.
     """
+    spec.check()
     side = spec.source_px or input_px
-    if not spec.images and spec.slides is None and spec.manifest is None:
-        raise UsageError("nothing to learn from was named. Give --images, --slides or --manifest.")
     pictures = read_pictures(spec.images, side=side, seed=seed, held_out=spec.held_out) if spec.images else None
     manifest = None
     if spec.slides is not None or spec.manifest is not None:

@@ -109,6 +109,15 @@ class ImageSpec(Spec):
     readers: int = setting(1, "Threads that read tiles from slides, in each process.", ge=1, hashed=False)
     store: str | None = setting(None, "Store whose tissue masks are used where it has them.", hashed=False)
 
+    def check(self) -> None:
+        """Raise where there is nothing to learn from.
+
+        Raises:
+            SpecError: neither images nor slides are named.
+        """
+        if not self.images and self.slides is None and self.manifest is None:
+            raise SpecError("nothing to learn from was named. Give --images, --slides or --manifest.")
+
 
 class PretrainSpec(Spec):
     """A pretraining run: network, decoder, images, views, and the course of the training."""
@@ -255,3 +264,21 @@ class DistillSpec(Spec):
             self.class_weights[place] if self.class_weights else 1.0,
             self.patch_weights[place] if self.patch_weights else 0.25,
         )
+
+
+def check_asked(run: PretrainSpec, method: Spec) -> None:
+    """Raise what the settings alone tell, before anything is loaded or read.
+
+    Args:
+        run: of the run.
+        method: a MaeSpec, PuzzleSpec or DistillSpec.
+
+    Raises:
+        SpecError: settings that make no sense together, or nothing to learn from.
+    """
+    run.check()
+    run.data.check()
+    if not run.data.images and not run.epoch_images:
+        raise SpecError("epoch_images must be given where all images come from slides: a stream has no end.")
+    if isinstance(method, DistillSpec):
+        method.check()
