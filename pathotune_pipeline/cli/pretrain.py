@@ -45,14 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.errors import UsageError
-    from pathotune_pipeline.tuning.pretrain.start import start
+    from pathotune_pipeline.tuning.pretrain.spec import PretrainSpec, check_asked
 
     out: Path = arguments.out
     if out.is_file():
         raise UsageError(f"--out {out}: is a file. Name a folder.")
     method = arguments.method
     settings = config.load(("pretrain", method), arguments.config, arguments.assignments, given(arguments))
-    result = start(method, settings["pretrain"], settings[method], out, on_row=_tell)
+    asked = settings["pretrain"]
+    assert isinstance(asked, PretrainSpec)
+    check_asked(asked, settings[method])  # before seconds go into loading torch
+    from pathotune_pipeline.tuning.pretrain.start import start
+
+    result = start(method, asked, settings[method], out, on_row=_tell)
     if result is not None:
         _sum_up(result)
     return 0

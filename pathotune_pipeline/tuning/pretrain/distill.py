@@ -28,9 +28,10 @@ from pathotune_pipeline.tuning.pretrain.self_distill import (
     pooled,
 )
 from pathotune_pipeline.tuning.pretrain.spec import DistillSpec, PretrainSpec, ViewSpec
-from pathotune_pipeline.tuning.pretrain.teachers import Teacher
+from pathotune_pipeline.tuning.pretrain.teachers import StoredTeacher, Teacher, Told
 from pathotune_pipeline.tuning.pretrain.views import random_views
 
+AnyTeacher = Teacher | StoredTeacher
 _NARROW_SHARE = 7 / 16
 """Side of narrow crops over that of wide ones: 98 px of 224 with patches of 14, 96 with patches of 16."""
 
@@ -53,7 +54,7 @@ class Distillation(nn.Module):
 
     name = "distill"
 
-    def __init__(self, trunk: Trunk, spec: DistillSpec, run: PretrainSpec, teachers: Sequence[Teacher]) -> None:
+    def __init__(self, trunk: Trunk, spec: DistillSpec, run: PretrainSpec, teachers: Sequence[AnyTeacher]) -> None:
         """Build it around a trunk, whose weights it trains.
 
         Raises:
@@ -118,7 +119,7 @@ class Distillation(nn.Module):
         feature = pooled(module, tokens)
         losses: dict[str, Tensor] = {}
         for place, teacher in enumerate(self.teachers):
-            losses |= self._taught(place, teacher, wide, feature=feature, tokens=tokens)
+            losses |= self._taught(place, teacher, teacher.look(wide, draws), feature=feature, tokens=tokens)
         if self.own is not None:
             features = feature
             if crops.narrow is not None:
@@ -135,9 +136,8 @@ class Distillation(nn.Module):
         return losses
 
     def _taught(
-        self, place: int, teacher: Teacher, wide: Tensor, *, feature: Tensor, tokens: Tensor
+        self, place: int, teacher: AnyTeacher, told: Told, *, feature: Tensor, tokens: Tensor
     ) -> dict[str, Tensor]:
-        told = teacher.look(wide)
         losses: dict[str, Tensor] = {}
         if teacher.class_weight:
             said = self.feature_heads[place](feature)
@@ -155,12 +155,12 @@ class Distillation(nn.Module):
         """How far the student is from its teachers' features on watched images."""
         return TeacherJudge(self)
 
-    def said(self, views: Tensor) -> list[tuple[Teacher, Tensor, Tensor]]:
+    def said(self, views: Tensor, draws: Draws | None = None) -> list[tuple[AnyTeacher, Tensor, Tensor]]:
         """Each teacher that teaches a feature, what the student says it is, and what it is, [B, D] both."""
         student = self.student
         feature = pooled(student.module, encoded(student.module, student.normalised(views)))
         pairs = zip(self.teachers, self.feature_heads, strict=True)
-        return [(each, head(feature), each.look(views).feature) for each, head in pairs if each.class_weight]
+        return [(each, head(feature), each.look(views, draws).feature) for each, head in pairs if each.class_weight]
 
     def embed(self, views: Tensor) -> Tensor:
         """Features [B, D] of the views, as the encoder that is kept gives them."""
@@ -196,7 +196,7 @@ class Distillation(nn.Module):
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result beside the run's settings: plain values."""
-        places = {"teachers", "teacher_files", "class_weights", "patch_weights"}
+        places = {"teachers", "teacher_files", "teacher_store", "class_weights", "patch_weights"}
         settings = self.spec.model_dump(mode="json", exclude=places)
         return {"method": self.name, **settings, "teachers": [teacher.recipe() for teacher in self.teachers]}
 
@@ -210,7 +210,7 @@ class TeacherJudge:
 
     def add(self, views: Tensor, draws: Draws, picture: Path | None) -> None:
         """Count views in; there is nothing to be drawn."""
-        for teacher, said, told in self._method.said(views):
+        for teacher, said, told in self._method.said(views, draws):
             unit = F.normalize(told.cpu().double(), dim=1)
             agreed = float((F.normalize(said.cpu().double(), dim=1) * unit).sum())
             before = self._sums.get(teacher.name, (0.0, torch.zeros_like(unit[0]), 0))

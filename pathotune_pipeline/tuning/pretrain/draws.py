@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+WATCHED_AT_ONCE = 64
+"""Images that are watched, and not learnt from, are looked at so many at a time, as batches -1, -2, ..."""
 
 
 class Draws:
@@ -26,6 +30,17 @@ class Draws:
         mixed = (seed * 0x9E3779B97F4A7C15 + (number + (1 << 40)) * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) % (1 << 63)
         self._generator = torch.Generator().manual_seed(mixed)
         self._rows, self._rank, self._world = rows, rank, world
+        self._number = number
+
+    def image_numbers(self) -> tuple[np.ndarray, bool]:
+        """Numbers of this process's images, int64 [b], and whether they are among the watched ones, counted from 0.
+
+        Image j of batch k has the number k * rows + j, as sources count.
+        """
+        own = np.arange(self._rank, self._rows, self._world, dtype=np.int64)
+        if self._number < 0:
+            return own + (-1 - self._number) * WATCHED_AT_ONCE, True
+        return own + self._number * self._rows, False
 
     def uniform(self, *shape: int) -> Tensor:
         """float32 [b, *shape] in [0, 1) for the b rows of this process."""

@@ -10,18 +10,20 @@ import hashlib
 import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
 from pathotune_pipeline.errors import UsageError
-from pathotune_pipeline.features.online import OnlineSpec, TileDraws
+from pathotune_pipeline.features.online import OnlineSpec, Patch, TileDraws
 from pathotune_pipeline.tuning.pretrain.images import Pictures, read_pictures
 from pathotune_pipeline.tuning.pretrain.spec import ImageSpec
+from pathotune_pipeline.tuning.pretrain.stored import StoredDraws, StoredTiles
 
 _AHEAD = 2
 """Batches that lie ready, and as many more of tiles in the readers' hands."""
@@ -128,13 +130,50 @@ class Source:
         """Readers of this process's tiles, where it has any; they end when `stopped` is set."""
         if self._manifest is None or not plan.tile_rows:
             return None
-        spec = self.stream(self._seed)
-        return TileReaders(self._manifest, spec, plan, threads=self._spec.readers, start=start, stopped=stopped)
+        draws = partial(TileDraws, self._manifest, self.stream(self._seed))
+        return TileReaders(draws, plan, threads=self._spec.readers, start=start, stopped=stopped)
 
     def window(self, number: int) -> np.ndarray:
         if self._pictures is None:
             raise UsageError("there are no images in memory.")
         return self._pictures[0].window(number)
+
+
+class StoredSource(Source):
+    """The tiles of feature sets that teach, each once an epoch.
+
+    Attributes:
+        tiles: of the sets.
+    """
+
+    def __init__(self, spec: ImageSpec, tiles: StoredTiles, *, seed: int) -> None:
+        super().__init__(spec, side=tiles.tile_px, seed=seed, pictures=None, manifest=None)
+        self.tiles = tiles
+
+    @property
+    def images(self) -> int:
+        """Tiles to learn from."""
+        return len(self.tiles)
+
+    def facts(self) -> dict[str, Any]:
+        """What a card says of the data: counts and digests, no names and no paths."""
+        return self.tiles.facts()
+
+    def watched(self, count: int) -> np.ndarray:
+        """uint8 [count, S, S, 3], always the same: tiles that are held out."""
+        found = np.zeros((min(count, self.tiles.watched), self.side, self.side, 3), np.uint8)
+        with StoredDraws(self.tiles, watched=True) as draws:
+            for place in range(len(found)):
+                found[place] = next(draws).pixels
+        return found
+
+    def open_tiles(self, plan: Plan, start: int, stopped: threading.Event) -> TileReaders | None:
+        """Readers of this process's tiles; they end when `stopped` is set."""
+        draws = partial(StoredDraws, self.tiles)
+        return TileReaders(draws, plan, threads=self._spec.readers, start=start, stopped=stopped)
+
+    def _share(self) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +206,26 @@ class Plan:
         return [batch * (self.size - self.tiles) + row - self.tiles for row in self.rows if row >= self.tiles]
 
 
+class TileReader(Protocol):
+    """Reads tiles by number; within `with` its slides are open.
+
+    Attributes:
+        number: of the tile that comes next.
+    """
+
+    number: int
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def __next__(self) -> Patch: ...
+
+
 class TileReaders:
     """Threads that read tiles ahead; tile i of this process comes from thread i mod n, in order."""
 
     def __init__(
         self,
-        manifest: Manifest,
-        spec: OnlineSpec,
+        open_draws: Callable[[], TileReader],
         plan: Plan,
         *,
         threads: int,
@@ -185,7 +237,7 @@ class TileReaders:
         self._next = 0
         self._stopped = stopped
         self._threads = [
-            threading.Thread(target=self._read, args=(manifest, spec, plan, start, place), daemon=True)
+            threading.Thread(target=self._read, args=(open_draws, plan, start, place), daemon=True)
             for place in range(threads)
         ]
         for thread in self._threads:
@@ -206,10 +258,10 @@ class TileReaders:
         for thread in self._threads:
             thread.join()
 
-    def _read(self, manifest: Manifest, spec: OnlineSpec, plan: Plan, start: int, place: int) -> None:
+    def _read(self, open_draws: Callable[[], TileReader], plan: Plan, start: int, place: int) -> None:
         ready = self._ready[place]
         try:
-            with TileDraws(manifest, spec) as draws:
+            with open_draws() as draws:
                 for index, number in enumerate(plan.tile_numbers(start)):
                     if self._stopped.is_set():
                         return
@@ -287,9 +339,8 @@ def open_source(spec: ImageSpec, *, input_px: int, seed: int) -> Source:
     Raises:
         UsageError: there is neither an image nor a slide, or a source cannot be read.
     """
+    spec.check()
     side = spec.source_px or input_px
-    if not spec.images and spec.slides is None and spec.manifest is None:
-        raise UsageError("nothing to learn from was named. Give --images, --slides or --manifest.")
     pictures = read_pictures(spec.images, side=side, seed=seed, held_out=spec.held_out) if spec.images else None
     manifest = None
     if spec.slides is not None or spec.manifest is not None:

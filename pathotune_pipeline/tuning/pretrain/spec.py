@@ -10,6 +10,8 @@ from pathotune_pipeline.spec import Spec, setting
 from pathotune_pipeline.tuning.pretrain.curriculum import Strategy
 
 Triple = tuple[float, float, float]
+STORED = "store:"
+"""Teachers whose name begins so are feature sets of a store."""
 
 
 class NetworkSpec(Spec):
@@ -109,6 +111,15 @@ class ImageSpec(Spec):
     readers: int = setting(1, "Threads that read tiles from slides, in each process.", ge=1, hashed=False)
     store: str | None = setting(None, "Store whose tissue masks are used where it has them.", hashed=False)
 
+    def check(self) -> None:
+        """Raise where there is nothing to learn from.
+
+        Raises:
+            SpecError: neither images nor slides are named.
+        """
+        if not self.images and self.slides is None and self.manifest is None:
+            raise SpecError("nothing to learn from was named. Give --images, --slides or --manifest.")
+
 
 class PretrainSpec(Spec):
     """A pretraining run: network, decoder, images, views, and the course of the training."""
@@ -187,7 +198,15 @@ class DistillSpec(Spec):
     """Distillation of several encoders, and of the student's own average, into one."""
 
     teachers: tuple[str, ...] = setting(
-        (), "Encoders to learn from, as --encoder names them; none leaves self-distillation.", hashed=False
+        (),
+        "Encoders to learn from, as --encoder names them, or store:SET, a feature set of teacher_store; none leaves "
+        "self-distillation.",
+        hashed=False,
+    )
+    teacher_store: str | None = setting(
+        None,
+        "Store of the feature sets among the teachers; tiles are then those that the sets were made of.",
+        hashed=False,
     )
     teacher_files: tuple[str, ...] = setting(
         (),
@@ -244,6 +263,9 @@ class DistillSpec(Spec):
                 )
         if min((0.0, *(self.class_weights or ()), *(self.patch_weights or ()))) < 0:
             raise SpecError("class_weights, patch_weights: a weight is below 0. Give 0 or more.")
+        stored = [name for name in self.teachers if name.startswith(STORED)]
+        if stored and not self.teacher_store:
+            raise SpecError(f"teachers: {stored[0]} is a feature set. Name its store with --teacher-store.")
         for name in ("local", "mask"):
             least, most = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
             if least > most:
@@ -254,4 +276,43 @@ class DistillSpec(Spec):
         return (
             self.class_weights[place] if self.class_weights else 1.0,
             self.patch_weights[place] if self.patch_weights else 0.25,
+        )
+
+
+def check_asked(run: PretrainSpec, method: Spec) -> None:
+    """Raise what the settings alone tell, before anything is loaded or read.
+
+    Args:
+        run: of the run.
+        method: a MaeSpec, PuzzleSpec or DistillSpec.
+
+    Raises:
+        SpecError: settings that make no sense together, or nothing to learn from.
+    """
+    run.check()
+    run.data.check()
+    stored = isinstance(method, DistillSpec) and any(name.startswith(STORED) for name in method.teachers)
+    if not run.data.images and not run.epoch_images and not stored:
+        raise SpecError("epoch_images must be given where all images come from slides: a stream has no end.")
+    if isinstance(method, DistillSpec):
+        method.check()
+    if stored:
+        check_stored(run)
+
+
+def check_stored(run: PretrainSpec) -> None:
+    """Raise what does not go with teachers that are feature sets.
+
+    Raises:
+        SpecError: images beside slides, or views that are not whole tiles.
+    """
+    if run.data.images:
+        raise SpecError(
+            f"images: teachers that are feature sets ({STORED}SET) know their slides' tiles alone. Leave images out."
+        )
+    views = run.views
+    if (views.crop_min, views.crop_max, views.crop_ratio) != (1, 1, 1):
+        raise SpecError(
+            f"crop_min {views.crop_min:g}, crop_ratio {views.crop_ratio:g}: a stored feature is of the whole tile. With teachers "
+            f"that are feature sets ({STORED}SET) give crop_min 1 and crop_ratio 1."
         )

@@ -13,7 +13,9 @@ from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.create import create_encoder
 from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import SpecError
-from pathotune_pipeline.tuning.pretrain.spec import DistillSpec
+from pathotune_pipeline.tuning.pretrain.draws import Draws
+from pathotune_pipeline.tuning.pretrain.spec import STORED, DistillSpec
+from pathotune_pipeline.tuning.pretrain.stored import StoredTiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Teacher:
             self.token_dim, self.grid = int(trunk.embed_dim), (int(rows), int(columns))
 
     @torch.no_grad()
-    def look(self, views: Tensor) -> Told:
+    def look(self, views: Tensor, draws: Draws | None = None) -> Told:
         """What it says of float [B, 3, P, P] views in 0 to 1, resized and normalised as its card asks."""
         pixels = views.float().permute(0, 2, 3, 1) * 255
         if self.card.mean is None:  # it takes bytes
@@ -100,8 +102,64 @@ def _token_trunk(encoder: Encoder) -> Any:
     return trunk
 
 
-def load_teachers(spec: DistillSpec, device: torch.device) -> list[Teacher]:
+class StoredTeacher:
+    """A feature set of a store: what an encoder has said of the tiles, of which it need not be asked again.
+
+    Attributes are those of `Teacher`.
+    """
+
+    token_dim = 0
+    grid = (0, 0)
+
+    def __init__(self, name: str, tiles: StoredTiles, *, class_weight: float, patch_weight: float) -> None:
+        """Take a set.
+
+        Raises:
+            SpecError: its patch tokens are wanted, which a set does not have.
+        """
+        if patch_weight:
+            raise SpecError(
+                f"teacher {name}: a feature set has no patch tokens that could be taught. Give it a patch weight of 0."
+            )
+        self.name, self.class_weight, self.patch_weight = name, class_weight, patch_weight
+        self.card = tiles.card(name)
+        self._tiles = tiles
+
+    def look(self, views: Tensor, draws: Draws | None = None) -> Told:
+        """What the set has of the tiles that these draws are for; the same for each of their views.
+
+        Args:
+            views: float [V * B, 3, P, P]: the first view of every tile, then the second.
+            draws: of the batch; its numbers name the tiles.
+
+        Raises:
+            SpecError: without draws, what the tiles are is not known.
+        """
+        if draws is None:
+            raise SpecError(f"teacher {self.name}: a feature set is asked for the tiles of a batch. Give its draws.")
+        numbers, watched = draws.image_numbers()
+        found = self._tiles.features(self.name, numbers, watched=watched)
+        feature = torch.from_numpy(found).to(views.device).repeat(len(views) // len(found), 1)
+        return Told(feature, None)
+
+    def recipe(self) -> dict[str, Any]:
+        """What of it decides the student: by its contents, wherever the store lies."""
+        return {
+            "features": self._tiles.digest(self.name),
+            "class_weight": self.class_weight,
+            "patch_weight": self.patch_weight,
+        }
+
+
+def load_teachers(
+    spec: DistillSpec, device: torch.device, stored: StoredTiles | None = None
+) -> list[Teacher | StoredTeacher]:
     """The teachers that have a weight, on a device; one without any is not even loaded.
+
+    Args:
+        spec: names, files and weights.
+        device: where encoders are put.
+        stored: the tiles of the feature sets among the teachers, by `open_stored`.
 
     Raises:
         SpecError: lists of unlike lengths, or two teachers of one name.
@@ -109,10 +167,14 @@ def load_teachers(spec: DistillSpec, device: torch.device) -> list[Teacher]:
         WeightsError: its weights are absent, gated, or do not fit.
     """
     spec.check()
-    teachers = []
+    teachers: list[Teacher | StoredTeacher] = []
     for place, name in enumerate(spec.teachers):
         class_weight, patch_weight = spec.weights_of(place)
-        if class_weight or patch_weight:
+        if name.startswith(STORED) and (class_weight or patch_weight):
+            if stored is None:
+                raise SpecError(f"teachers: {name} is a feature set, whose tiles must be opened first (open_stored).")
+            teachers.append(StoredTeacher(name, stored, class_weight=class_weight, patch_weight=patch_weight))
+        elif class_weight or patch_weight:
             weights = spec.teacher_files[place] if spec.teacher_files else ""
             asked = EncoderSpec(name=name, weights=weights or None, precision=spec.teacher_precision)
             encoder = create_encoder(asked, device=device)

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathotune_pipeline.tuning.pretrain.draws import Draws
+from pathotune_pipeline.tuning.pretrain.draws import WATCHED_AT_ONCE, Draws
 from pathotune_pipeline.tuning.pretrain.objective import Objective
 from pathotune_pipeline.tuning.pretrain.rankme import rankme
 from pathotune_pipeline.tuning.pretrain.sources import Source
 from pathotune_pipeline.tuning.pretrain.spec import PretrainSpec
 from pathotune_pipeline.tuning.pretrain.views import whole_views
-
-_CHUNK = 64
 
 
 class Watch:
@@ -41,7 +39,7 @@ class Watch:
             return {"step": step, "watched_loss": None, "constant_loss": None, "rankme": None}
         objective.eval()
         judge, features = objective.judge(), []
-        for number, chunk in enumerate(self._images.split(_CHUNK)):
+        for number, chunk in enumerate(self._images.split(WATCHED_AT_ONCE)):
             views = whole_views(chunk.to(self._device), objective.trunk.input_px)
             judge.add(views, Draws(self._spec.seed, -1 - number, rows=len(chunk)), None if number else picture)
             features.append(objective.embed(views).float().cpu())

@@ -6,20 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pathotune_pipeline.archive.identity import content_hash
 from pathotune_pipeline.archive.item import SlideItem
 from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.archive.table import read_table
 from pathotune_pipeline.bags.dataset import BagDataset
 from pathotune_pipeline.bags.labels import join_labels
-from pathotune_pipeline.errors import ManifestError, SlideChangedError, SlideError, UsageError
+from pathotune_pipeline.errors import ManifestError, SlideError, UsageError
 from pathotune_pipeline.features.persist import load_grid
-from pathotune_pipeline.slides.open import open_checked
-from pathotune_pipeline.slides.slide import SlideSpec
+from pathotune_pipeline.features.recorded import open_recorded
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore, open_store
 from pathotune_pipeline.tiles.read import read_tile
 
@@ -122,18 +119,13 @@ def check_pools(pools: Sequence[SlidePool]) -> int:
 def _read(
     store: FeatureStore, record: CommitRecord, item: SlideItem, *, tiles: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    settings: Any = dict(store.group(record).attrs).get("settings") or {}
-    if (settings.get("tiles") or {}).get("stain", "none") != "none":
-        raise SlideError("its features were made of stain-normalised tiles, which are not at hand here.")
-    if record.facts.get("identity") not in (None, content_hash(item.path)):
-        raise SlideChangedError("its file is not the one that its features were made of. Extract it again.")
-    grid = load_grid(store, record.made_from("tiles"))
-    usable = np.flatnonzero(store.read(record, "valid").astype(bool))
-    own = int.from_bytes(hashlib.sha256(record.slide_id.encode()).digest()[:8], "big")
-    drawn = np.sort(np.random.default_rng([seed, _POOL, own]).permutation(usable)[:tiles])
-    pixels = np.empty((len(drawn), grid.tile_px, grid.tile_px, 3), np.uint8)
-    slide = open_checked(item.path, SlideSpec.parse(settings.get("slide") or {}), mpp=item.mpp)
+    slide = open_recorded(store, record, item)
     try:
+        grid = load_grid(store, record.made_from("tiles"))
+        usable = np.flatnonzero(store.read(record, "valid").astype(bool))
+        own = int.from_bytes(hashlib.sha256(record.slide_id.encode()).digest()[:8], "big")
+        drawn = np.sort(np.random.default_rng([seed, _POOL, own]).permutation(usable)[:tiles])
+        pixels = np.empty((len(drawn), grid.tile_px, grid.tile_px, 3), np.uint8)
         for place, index in enumerate(drawn.tolist()):
             read_tile(slide, grid, index, pixels[place])
     finally:

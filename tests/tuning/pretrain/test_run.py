@@ -223,6 +223,23 @@ def test_bf16_and_slides_together(small_archive, images, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["mae", "--images", "nowhere", "--epochs", "5", "--warmup-epochs", "20"],
+        ["mae", "--slides", "nowhere"],
+        ["puzzle", "--epochs", "30"],
+        ["distill", "--images", "nowhere", "--epochs", "30", "--teachers", "unni", "--class-weights", "1", "2"],
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_loaded(tmp_path, words):
+    asked = repr(["pretrain", *words, "--out", str(tmp_path / "out")])
+    code = f"import sys; from pathotune_pipeline.cli import main; print(main({asked}), 'torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert told.stdout.split() == ["2", "False"], told.stderr
+    assert len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["mae", "--out", "O"], "--images, --slides or --manifest"),
@@ -230,6 +247,9 @@ def test_bf16_and_slides_together(small_archive, images, tmp_path):
         (["mae", "--out", "O", "--images", "I", "--batch-size", "0"], "greater than or equal to 1"),
         (["mae", "--out", "O", "--images", "I", "--set", "mae.mask_shar=0.5"], "mask_share"),
         (["mae", "--out", "O", "--images", "I", "--patch-px", "9"], "does not divide"),
+        (["mae", "--out", "O", "--slides", "I"], "epoch_images must be given"),
+        (["distill", "--out", "O", "--images", "I", "--teachers", "local:/nowhere/at-all"], "at-all"),
+        (["distill", "--out", "O", "--images", "I", "--teachers", "unni"], "unni"),
     ],
 )
 def test_wrong_calls_are_one_clear_line(images, tmp_path, capsys, words, says):

@@ -174,6 +174,8 @@ def test_three_classes_are_softmax_and_two_one_logit() -> None:
 
 
 def test_rules_give_way_to_settings() -> None:
+    assert rules_for("patch", ProtocolSpec()) == Rules(256, 3e-4, None, None, 5)
+    assert rules_for("slide", ProtocolSpec()) == Rules(32, 1e-3, 100, 20, 20)
     spec = ProtocolSpec(batch=8, lr=0.1, max_epochs=3, patience=2, runs=4)
     assert rules_for("slide", spec) == rules_for("patch", spec) == Rules(8, 0.1, 3, 2, 4)
 
