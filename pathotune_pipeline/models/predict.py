@@ -16,6 +16,7 @@ from pathotune_pipeline.errors import CorruptDataError
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
 from pathotune_pipeline.features.extract import check_device, extract, may_use_gpus
 from pathotune_pipeline.features.plan import ExtractSpec, make_recipe
+from pathotune_pipeline.features.reviewed import REJECTED, rejected_among
 from pathotune_pipeline.models.adapter import kept_adapter
 from pathotune_pipeline.models.folder import Model
 from pathotune_pipeline.models.inputs import InputSlide, inputs_of_run, inputs_of_store, quality_of
@@ -66,10 +67,18 @@ def predict_inputs(
     *,
     on_line: OnLine | None = None,
 ) -> list[PredictionLine]:
-    """One line for each slide, in the same order. A model of patients answers for all slides of one at once."""
+    """One line for each slide, in the same order. A model of patients answers for all slides of one at once.
+
+    Of slides that reviewers rejected the line says just that.
+    """
     inputs = list(inputs)
-    found: dict[str, PredictionLine] = {}
-    for together in _together(inputs, fused=model.fused):
+    rejected = rejected_among(store, (each.slide_id for each in inputs))
+    found = {
+        each.slide_id: PredictionLine(each.slide_id, each.case_id, "abstained", REJECTED)
+        for each in inputs
+        if each.slide_id in rejected
+    }
+    for together in _together([each for each in inputs if each.slide_id not in rejected], fused=model.fused):
         for line in _predict(model, store, together, spec):
             found[line.slide_id] = line
             if on_line:
