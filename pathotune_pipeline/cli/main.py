@@ -54,6 +54,9 @@ VERBS = {
     "review": Verb("accept, reject or comment on slides; rejected ones are left out", "pathotune_pipeline.cli.review"),
     "verify": Verb("whether a store is what its records say", "pathotune_pipeline.cli.verify"),
     "gc": Verb("give a store's room back: sets no longer wanted, leftovers", "pathotune_pipeline.cli.gc"),
+    "forget": Verb(
+        "everything that was made of a case, and which models learnt from it", "pathotune_pipeline.cli.forget"
+    ),
     "info": Verb("facts about slides: vendor, size, levels, mpp", "pathotune_pipeline.cli.info"),
     "doctor": Verb("whether this machine has what is needed", "pathotune_pipeline.cli.doctor"),
     "flow": Verb("the same work as Prefect flows", "pathotune_pipeline.cli.flow"),

@@ -21,6 +21,7 @@ from pathotune_pipeline.features.reviewed import without_rejected
 from pathotune_pipeline.features.run_logs import RunLogs, recorded_run
 from pathotune_pipeline.features.sharing import map_shared
 from pathotune_pipeline.features.telemetry import summary
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.owner import owner_name
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -243,6 +244,7 @@ def end_run(
         changed = [outcome.slide_id for outcome in new if outcome.slide_id in plan.stale.get(full, ())]
         told = {"failures": failures, "left": left, "changed": changed}
         log.finish(counts=count(settled), work=work, stream=stream, **told)
+        enter(store, "extract", state="ended", run=log.run_id, features=full, counts=count(settled))
         results.append(
             ExtractResult(
                 full.removeprefix("features-"), settled, log.run_id, list(manifest.passed_over), stream,

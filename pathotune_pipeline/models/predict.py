@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathotune_pipeline.archive.manifest import Manifest
 from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.dataset import read_bag
 from pathotune_pipeline.bags.patients import fuse_by_patient
-from pathotune_pipeline.errors import CorruptDataError
+from pathotune_pipeline.errors import CorruptDataError, StoreUnwritableError
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
 from pathotune_pipeline.features.extract import check_device, extract, may_use_gpus
 from pathotune_pipeline.features.plan import ExtractSpec, make_recipe
@@ -22,8 +23,9 @@ from pathotune_pipeline.models.folder import Model
 from pathotune_pipeline.models.inputs import InputSlide, inputs_of_run, inputs_of_store, quality_of
 from pathotune_pipeline.models.quality import PredictSpec, objections
 from pathotune_pipeline.models.recipe import recipe_of, recipe_of_spec
-from pathotune_pipeline.models.table import PredictionLine
+from pathotune_pipeline.models.table import PredictionLine, count_statuses
 from pathotune_pipeline.store.layout import SetName
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.store import FeatureStore
 
 OnLine = Callable[[PredictionLine], None]
@@ -83,7 +85,16 @@ def predict_inputs(
             found[line.slide_id] = line
             if on_line:
                 on_line(line)
-    return [found[each.slide_id] for each in inputs]
+    lines = [found[each.slide_id] for each in inputs]
+    with contextlib.suppress(StoreUnwritableError):  # a store may be read where nobody may write
+        enter(
+            store,
+            "predict",
+            model=model.card.fingerprint,
+            features=model.card.features.name,
+            counts=count_statuses(lines),
+        )
+    return lines
 
 
 def predict_slides(

@@ -18,7 +18,9 @@ from pathotune_pipeline.features.extract import extract
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.features.reviewed import without_rejected
 from pathotune_pipeline.store import FeatureStore, open_store
+from pathotune_pipeline.store.ledger import read_ledger
 from pathotune_pipeline.store.reviews import Review, add_review, current_verdicts, read_reviews, rejected_keys
+from pathotune_pipeline.store.trained import trained_models
 
 SPEC = ExtractSpec.parse({"tiles": {"tile_px": 128}})
 FAST = (
@@ -143,6 +145,10 @@ def test_extraction_training_and_prediction_obey(
             f"s{n}.tif" for n in range(1, 7)
         }
 
+    (kept,) = trained_models(open_store(store))
+    assert (kept.name, len(kept.slides)) == ("m", 6)
+    assert "train" in {entry.verb for entry in read_ledger(open_store(store))}
+
     for source in ((), ("--slides", str(archive), "--executor", "serial")):
         out = tmp_path / f"p{len(source)}.csv"
         assert main(["predict", "--model", model, "--store", store, *source, "--out", str(out)]) == 0
@@ -151,5 +157,7 @@ def test_extraction_training_and_prediction_obey(
         assert len(rows) == 8
         assert [rows["case-0%2Fs0.tif"][name] for name in ("status", "reason")] == ["abstained", "rejected in review"]
         assert sum(row["status"] == "predicted" for row in rows.values()) == 6
+    assert main(["status", "--store", store, "--ledger"]) == 0
+    assert " train: features stain-texture" in capsys.readouterr().out
     assert main([*words, "--slide", "s0", "--accept", "--by", "B"]) == 0
     assert len(without_rejected(read_manifest(archive), open_store(store))) == 7
