@@ -23,6 +23,7 @@ from pathotune_pipeline.features.extract import ExtractResult, check_device, end
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.features.planning import plan_extract
+from pathotune_pipeline.features.reviewed import without_rejected
 from pathotune_pipeline.features.run_logs import recorded_run
 from pathotune_pipeline.features.telemetry import sentence
 from pathotune_pipeline.store.store import FeatureStore
@@ -72,6 +73,7 @@ def run_extract(
     """Plan, run tasks, reconcile; inside a flow run."""
     logger = get_run_logger()
     check_device(spec, execution)
+    manifest = without_rejected(manifest, store)
     plan = plan_extract(manifest, spec, store, pseudonymiser=key)
     due = flow_run.scheduled_start_time
     plan.until = deadline_of(execution.until, since=due)

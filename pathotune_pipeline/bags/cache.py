@@ -130,6 +130,11 @@ def content_key(record: CommitRecord) -> str:
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
+def segments_with(folder: Path, keys: frozenset[str]) -> list[Path]:
+    """Segments of a cache's folder, of any set and store, that hold one of some slides (by `content_key`)."""
+    return [segment for segment in sorted(folder.glob("*/*/segment-*")) if keys & set(_read(segment) or ())]
+
+
 class _Segment:
     """Flat files that are being written, aside."""
 

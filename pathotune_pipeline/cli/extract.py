@@ -136,8 +136,9 @@ def dry_run(
     from pathotune_pipeline.cli.main import OK
     from pathotune_pipeline.features.estimate import estimate
     from pathotune_pipeline.features.planning import plan_extract
+    from pathotune_pipeline.features.reviewed import without_rejected
 
-    told = []
+    manifest, told = without_rejected(manifest, store), []
     for each in spec.of_each_encoder():
         plan = plan_extract(manifest, each, store, pseudonymiser=pseudonymiser, only_look=True)
         found, name = estimate(plan, store), str(plan.recipe.features_set)
@@ -148,6 +149,8 @@ def dry_run(
         first, *others = told
         print(json.dumps({**first, "others": others}, indent=1))
     else:
+        if manifest.passed_over:
+            print_passed_over(manifest.passed_over)
         print("dry run   nothing was written")
     return OK
 

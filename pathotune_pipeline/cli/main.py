@@ -55,8 +55,12 @@ VERBS = {
     "export": Verb("features as TRIDENT, CLAM, STAMP, LazySlide or plain tensors", "pathotune_pipeline.cli.export"),
     "import": Verb("features that TRIDENT, CLAM or STAMP made, into a store", "pathotune_pipeline.cli.bring"),
     "status": Verb("what a store holds and how its last runs went", "pathotune_pipeline.cli.status"),
+    "review": Verb("accept, reject or comment on slides; rejected ones are left out", "pathotune_pipeline.cli.review"),
     "verify": Verb("whether a store is what its records say", "pathotune_pipeline.cli.verify"),
     "gc": Verb("give a store's room back: sets no longer wanted, leftovers", "pathotune_pipeline.cli.gc"),
+    "forget": Verb(
+        "everything that was made of a case, and which models learnt from it", "pathotune_pipeline.cli.forget"
+    ),
     "info": Verb("facts about slides: vendor, size, levels, mpp", "pathotune_pipeline.cli.info"),
     "doctor": Verb("whether this machine has what is needed", "pathotune_pipeline.cli.doctor"),
     "flow": Verb("the same work as Prefect flows", "pathotune_pipeline.cli.flow"),

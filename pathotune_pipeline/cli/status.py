@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 from pathotune_pipeline.cli.flags import store_address
@@ -16,15 +17,19 @@ from pathotune_pipeline.cli.flags import store_address
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=store_address, required=True, metavar="STORE", help="the store's folder")
     parser.add_argument("--verify", action="store_true", help="compare every committed array with its checksum")
+    parser.add_argument("--ledger", action="store_true", help="tell all that was ever done with the store")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.cli.main import OK, UNEXPECTED
+    from pathotune_pipeline.store.ledger import read_ledger
     from pathotune_pipeline.store.store import open_store
 
     store = open_store(arguments.store)
     facts = {"store": str(arguments.store), "sets": _sets(store), "runs": _runs(store)}
+    if arguments.ledger:
+        facts["ledger"] = [asdict(entry) for entry in read_ledger(store)]
     if arguments.verify:
         facts["corrupt"] = _verify(store)
     if arguments.json:
@@ -115,6 +120,9 @@ def _print(facts: dict[str, Any]) -> None:
     if facts["runs"]:
         for slide, reason in facts["runs"][-1]["failures"].items():
             print(f"  failed {slide}: {reason}")
+    for entry in facts.get("ledger", ()):
+        told = ", ".join(f"{name} {value}" for name, value in entry["facts"].items() if name != "version")
+        print(f"{entry['number']:>6} {entry['at']} {entry['verb']}: {told}")
     if "corrupt" in facts:
         print(
             "\n".join(f"corrupt: {line}" for line in facts["corrupt"]) or "every committed array is what was committed"

@@ -18,6 +18,7 @@ from pathotune_pipeline.bags.target_table import join_targets, targets_of_label
 from pathotune_pipeline.bags.targets import TargetSpec
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.evaluation.crossval import CrossvalSpec, Sources
+from pathotune_pipeline.features.reviewed import REJECTED, rejected_among
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore, open_store
 
@@ -100,7 +101,8 @@ def open_material(
     rows = read_table(labels).rows
     join = join_targets(records, rows, targets)
     notes = [*join.notes, *_left_out(join)]
-    own = dict(join.labels)
+    own, told = without_rejected(opened, join.labels)
+    notes += told
     external: BagDataset | None = None
     if spec.test_where:
         away = _held_out(spec.test_where, own, records, rows)
@@ -119,6 +121,13 @@ def open_material(
         sites=_sites(records, rows, spec.site),
         notes=notes,
     )
+
+
+def without_rejected(store: FeatureStore, labels: Mapping[str, LabelRow]) -> tuple[dict[str, LabelRow], list[str]]:
+    """The labelled slides but for those that reviewers rejected, and a sentence on these."""
+    rejected = rejected_among(store, labels)
+    kept = {slide_id: row for slide_id, row in labels.items() if slide_id not in rejected}
+    return kept, _note(f"slides are {REJECTED} and left out", sorted(rejected))
 
 
 def _check_external(spec: CrossvalSpec) -> None:
@@ -155,8 +164,9 @@ def _other(
             "its slides with the same settings."
         )
     join = join_targets(other.records(features_set), read_table(Path(str(spec.external_labels))).rows, targets)
-    notes = [f"External test set: {note}" for note in (*join.notes, *_left_out(join))]
-    return BagDataset(other, features_set, join.labels), notes
+    kept, told = without_rejected(other, join.labels)
+    notes = [f"External test set: {note}" for note in (*join.notes, *_left_out(join), *told)]
+    return BagDataset(other, features_set, kept), notes
 
 
 def _sites(slides: Iterable[str], rows: Rows, column: str | None) -> dict[str, str] | None:
@@ -179,4 +189,8 @@ def _left_out(join: LabelJoin, most: int = 3) -> list[str]:
         "rows of the label table have no slide in the set": join.rows_without_slide,
         "patients of the label table have no slide in the set": join.patients_without_slide,
     }
-    return [f"{len(names)} {what} ({', '.join(names[:most])})." for what, names in found.items() if names]
+    return [note for what, names in found.items() for note in _note(what, names, most)]
+
+
+def _note(what: str, names: Sequence[str], most: int = 3) -> list[str]:
+    return [f"{len(names)} {what} ({', '.join(names[:most])})."] if names else []

@@ -19,6 +19,7 @@ from pathotune_pipeline.exchange.parcel import OWN, parse_own_facts
 from pathotune_pipeline.exchange.sources import Piece, Source, find_source
 from pathotune_pipeline.features.outcome import Outcome, count
 from pathotune_pipeline.store.layout import SetName
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.runs import RunLog
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -126,6 +127,7 @@ def import_features(
         cache.save()
         store.close_staging()
     log.finish(counts=count(outcomes), failures={o.slide_id: o.reason for o in outcomes if o.status == "failed"})
+    enter(store, "import", run=log.run_id, source=source.tool, features=list(sets), counts=count(outcomes))
     names = [name.removeprefix("features-") for name in sets]
     return ImportResult(names, outcomes, log.run_id, passed_over)
 

@@ -17,9 +17,11 @@ from pathotune_pipeline.features.engines import close_engines, forget_closed_eng
 from pathotune_pipeline.features.outcome import MADE, Outcome, count
 from pathotune_pipeline.features.plan import NO_GUIDANCE, ExtractSpec, Recipe, SlideJob
 from pathotune_pipeline.features.planning import ExtractPlan, failed, given_mpp, plan_extract
+from pathotune_pipeline.features.reviewed import without_rejected
 from pathotune_pipeline.features.run_logs import RunLogs, recorded_run
 from pathotune_pipeline.features.sharing import map_shared
 from pathotune_pipeline.features.telemetry import summary
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.owner import owner_name
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -195,7 +197,7 @@ def extract(
     on_plan: Callable[[ExtractPlan], None] | None = None,
     on_outcome: OnOutcome | None = None,
 ) -> ExtractResult:
-    """Features of every slide into the store. What is there already is not done again.
+    """Features of every slide into the store, but for those that reviewers rejected. What is there already is not done again.
 
     Args:
         manifest: the slides, under their own ids or pseudonyms.
@@ -211,6 +213,7 @@ def extract(
         WeightsError: the encoder's weights cannot be had.
         StoreUnwritableError: the store became full or read-only. What is committed stays; run again for the rest.
     """
+    manifest = without_rejected(manifest, store)
     plan = plan_extract(manifest, spec, store, pseudonymiser=pseudonymiser)
     plan.until = executor.until
     outcomes = []
@@ -241,6 +244,7 @@ def end_run(
         changed = [outcome.slide_id for outcome in new if outcome.slide_id in plan.stale.get(full, ())]
         told = {"failures": failures, "left": left, "changed": changed}
         log.finish(counts=count(settled), work=work, stream=stream, **told)
+        enter(store, "extract", state="ended", run=log.run_id, features=full, counts=count(settled))
         results.append(
             ExtractResult(
                 full.removeprefix("features-"), settled, log.run_id, list(manifest.passed_over), stream,

@@ -13,6 +13,7 @@ from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import Recipe
 from pathotune_pipeline.features.planning import ExtractPlan
 from pathotune_pipeline.store.leases import take_lease
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.runs import RunLog, run_lease
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -37,6 +38,8 @@ class RunLogs:
             )
             log.keep_alive(take_lease(store.place, run_lease(log.run_id), recipe.spec.leases.lease_s))
             self._logs[str(recipe.features_set)] = log
+            numbers = {"slides": len(manifest), "planned": len(planned)}
+            enter(store, "extract", state="begun", run=log.run_id, features=str(recipe.features_set), **numbers)
         for outcome in plan.done:
             self.outcome(outcome)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathotune_pipeline.bags.labels import LabelRow
 from pathotune_pipeline.bags.target_table import join_targets
 from pathotune_pipeline.bags.targets import TargetSpec, target_specs
 from pathotune_pipeline.engine.checkpoint import write_atomically
-from pathotune_pipeline.errors import CorruptDataError, UsageError
+from pathotune_pipeline.errors import CorruptDataError, StoreUnwritableError, UsageError
 from pathotune_pipeline.evaluation.pooling import FoldRun
 from pathotune_pipeline.evaluation.result import CrossvalResult, read_result, write_rows
 from pathotune_pipeline.evaluation.study import Study
@@ -25,7 +26,9 @@ from pathotune_pipeline.models.card_page import card_page
 from pathotune_pipeline.models.recipe import FeatureRecipe, recipe_of
 from pathotune_pipeline.provenance import fingerprint as fingerprint_of
 from pathotune_pipeline.provenance import now, package_versions
-from pathotune_pipeline.store.store import CommitRecord, open_store
+from pathotune_pipeline.store.ledger import enter
+from pathotune_pipeline.store.store import CommitRecord, FeatureStore, open_store
+from pathotune_pipeline.store.trained import TrainedModel
 
 FORMAT = "pathotune-model"
 REVISION = 1
@@ -158,16 +161,26 @@ def card_writer(study: Study, *, licence: str = NOT_STATED, adapter: str | None 
         labels = _labels(study.labels, records, targets)
         if result.settings.get("unit") == "fuse":  # the parts name patients
             used = {slide_id for slide_id, row in labels.items() if row.case_id in used}
-        write_card(
+        slides = [(record, labels[name]) for name, record in records.items() if name in used and name in labels]
+        card = write_card(
             folder,
             result,
             recipe,
-            slides=[(record, labels[name]) for name, record in records.items() if name in used and name in labels],
+            slides=slides,
             data={"store": store.name, "labels_sha256": hashlib.sha256(study.labels.read_bytes()).hexdigest()},
             licence=licence,
         )
+        _enter(store, card, study.out.name, {record.slide_id: label.case_id for record, label in slides})
 
     return finish
+
+
+def _enter(store: FeatureStore, card: ModelCard, name: str, cases: Mapping[str, str]) -> None:
+    """Keep in the store which slides a model has seen, before the model is seen itself."""
+    with contextlib.suppress(StoreUnwritableError):  # a store may be read where nobody may write
+        TrainedModel(card.fingerprint, name, card.features.name, cases).save(store)
+        facts = {"model": card.fingerprint, "head": card.head, "features": card.features.name, "slides": len(cases)}
+        enter(store, "train", **facts)
 
 
 def write_card(

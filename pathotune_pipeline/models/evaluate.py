@@ -14,6 +14,7 @@ from pathotune_pipeline.bags.patients import fuse_by_patient
 from pathotune_pipeline.bags.target_table import join_targets, targets_of_label
 from pathotune_pipeline.bags.targets import SURVIVAL, TargetSpec, target_specs
 from pathotune_pipeline.errors import ManifestError, UsageError
+from pathotune_pipeline.evaluation.material import without_rejected
 from pathotune_pipeline.evaluation.pooling import FoldRun, PredictionRow
 from pathotune_pipeline.evaluation.result import CrossvalResult, SplitRow, write_results
 from pathotune_pipeline.evaluation.study import Study
@@ -67,14 +68,15 @@ def evaluate_model(
     columns = _columns(model, target_specs(study.target, {}) if targets is None else targets)
     records = store.records(features_set)
     join = join_targets(records, read_table(study.labels).rows, {name: each for name, (each, _) in columns.items()})
-    _refuse_seen(model, join.labels, records)
-    dataset = BagDataset(store, features_set, join.labels)
+    labels, rejected = without_rejected(store, join.labels)
+    _refuse_seen(model, labels, records)
+    dataset = BagDataset(store, features_set, labels)
     results = {
         facts.name: _empty_result(model, facts, context={"target": column, "model": model.card.fingerprint})
         for column, (_, facts) in columns.items()
     }
     facts_of = {column: facts for column, (_, facts) in columns.items()}
-    for slide_id, row in join.labels.items():  # before features are read
+    for slide_id, row in labels.items():  # before features are read
         for column, label in _said(facts_of, row.label).items():
             _check_label(facts_of[column], label, slide_id)
     for bag in _bags(dataset, fused=model.fused):
@@ -82,7 +84,7 @@ def evaluate_model(
         for column, label in _said(facts_of, str(bag.target)).items():
             facts = facts_of[column]
             _keep(results[facts.name], facts, answer, row=(bag.bag_id, bag.group, label))
-    notes = [*join.notes, *dataset.notes, *_unlabelled(join), *_poor(dataset)]
+    notes = [*join.notes, *rejected, *dataset.notes, *_unlabelled(join), *_poor(dataset)]
     for result in results.values():
         result.notes += notes
         result.context["slides"] = len({row.slide_id for row in result.predictions})

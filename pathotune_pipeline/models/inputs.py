@@ -9,6 +9,7 @@ from typing import Any
 from pathotune_pipeline.archive.manifest import Manifest
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.features.extract import ExtractResult
+from pathotune_pipeline.features.reviewed import REJECTED
 from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.reports.collect import collect
 from pathotune_pipeline.store.layout import SetName
@@ -49,14 +50,18 @@ def inputs_of_store(store: FeatureStore, features_set: SetName) -> list[InputSli
 
 
 def inputs_of_run(manifest: Manifest, result: ExtractResult, store: FeatureStore, name: SetName) -> list[InputSlide]:
-    """Every slide of an extraction, in the order of its manifest."""
+    """Every slide of a manifest after its extraction; those that were not asked for are rejected ones."""
     records = store.records(name)
-    cases = {item.slide_id: item.case_id or "" for item in manifest.items}
+    outcomes = {outcome.slide_id: outcome for outcome in result.outcomes}
     found = []
-    for outcome in result.outcomes:
+    for item in manifest.items:
+        case = item.case_id or ""
+        outcome = outcomes.get(item.slide_id)
+        if outcome is None:
+            found.append(InputSlide(item.slide_id, case, REJECTED))
+            continue
         failed, left = outcome.status == "failed", outcome.status == "left"
         record = None if failed or left else records.get(outcome.slide_id)
-        case = cases.get(outcome.slide_id, "")
         found.append(InputSlide(outcome.slide_id, case, outcome.reason, failed, left, record=record))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +13,19 @@ from pathotune_pipeline.archive.manifest import Manifest
 from pathotune_pipeline.bags.bag import Bag
 from pathotune_pipeline.bags.dataset import read_bag
 from pathotune_pipeline.bags.patients import fuse_by_patient
-from pathotune_pipeline.errors import CorruptDataError
+from pathotune_pipeline.errors import CorruptDataError, StoreUnwritableError
 from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
 from pathotune_pipeline.features.extract import check_device, extract, may_use_gpus
 from pathotune_pipeline.features.plan import ExtractSpec, make_recipe
+from pathotune_pipeline.features.reviewed import REJECTED, rejected_among
 from pathotune_pipeline.models.adapter import kept_adapter
 from pathotune_pipeline.models.folder import Model
 from pathotune_pipeline.models.inputs import InputSlide, inputs_of_run, inputs_of_store, quality_of
 from pathotune_pipeline.models.quality import PredictSpec, objections
 from pathotune_pipeline.models.recipe import recipe_of, recipe_of_spec
-from pathotune_pipeline.models.table import PredictionLine
+from pathotune_pipeline.models.table import PredictionLine, count_statuses
 from pathotune_pipeline.store.layout import SetName
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.store import FeatureStore
 
 OnLine = Callable[[PredictionLine], None]
@@ -66,15 +69,32 @@ def predict_inputs(
     *,
     on_line: OnLine | None = None,
 ) -> list[PredictionLine]:
-    """One line for each slide, in the same order. A model of patients answers for all slides of one at once."""
+    """One line for each slide, in the same order. A model of patients answers for all slides of one at once.
+
+    Of slides that reviewers rejected the line says just that.
+    """
     inputs = list(inputs)
-    found: dict[str, PredictionLine] = {}
-    for together in _together(inputs, fused=model.fused):
+    rejected = rejected_among(store, (each.slide_id for each in inputs))
+    found = {
+        each.slide_id: PredictionLine(each.slide_id, each.case_id, "abstained", REJECTED)
+        for each in inputs
+        if each.slide_id in rejected
+    }
+    for together in _together([each for each in inputs if each.slide_id not in rejected], fused=model.fused):
         for line in _predict(model, store, together, spec):
             found[line.slide_id] = line
             if on_line:
                 on_line(line)
-    return [found[each.slide_id] for each in inputs]
+    lines = [found[each.slide_id] for each in inputs]
+    with contextlib.suppress(StoreUnwritableError):  # a store may be read where nobody may write
+        enter(
+            store,
+            "predict",
+            model=model.card.fingerprint,
+            features=model.card.features.name,
+            counts=count_statuses(lines),
+        )
+    return lines
 
 
 def predict_slides(

@@ -9,6 +9,7 @@ from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.files import parse_json
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.leases import all_leases
+from pathotune_pipeline.store.ledger import ledger_faults
 from pathotune_pipeline.store.owner import is_gone
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore, record_name
 
@@ -63,8 +64,12 @@ def read_contents(store: FeatureStore) -> Contents:
     for slide in sorted(store.place.names(layout.DATA)):
         if slide != "zarr.json":
             _read_slide(store, slide, contents)
-    for folder in (layout.MASKS, layout.CACHE, ""):
+    for folder in (layout.MASKS, layout.REVIEWS, layout.LEDGER, layout.MODELS, layout.CACHE, ""):
         _note_temporary(folder, store.place.names(folder), contents)
+    contents.broken |= ledger_faults(store)
+    for name in store.place.names(layout.FORGETTING):
+        what = "a case was not forgotten to its end. Run `pathotune forget --yes` on this store: it goes on."
+        contents.broken[f"{layout.FORGETTING}/{name}"] = what
     contents.staging = store.abandoned()
     leases = all_leases(store.place)
     contents.leases = [held.name for held in leases if is_gone(held.owner)]

@@ -16,6 +16,7 @@ from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.contents import Contents, read_contents
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.leases import LeaseSpec, LeaseWatch, all_leases
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.owner import is_gone
 from pathotune_pipeline.store.runs import run_lease
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore, record_name
@@ -170,6 +171,7 @@ def delete_rubbish(store: FeatureStore, rubbish: Rubbish) -> None:
         store.runs.delete_tree(run)
     _clear_bare(store, {record.group.partition("/")[0] for record in rubbish.records})
     store.close_staging()
+    enter(store, "gc", sets=rubbish.sets(), runs=len(rubbish.runs), files=rubbish.files, bytes=rubbish.size_bytes)
 
 
 def _clear_bare(store: FeatureStore, keys: set[str]) -> None:

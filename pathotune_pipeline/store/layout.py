@@ -13,6 +13,10 @@
       leases/<set>/<slide>.json                   who is working on what; saves work, guards nothing
       runs/<run>/                                 run.json, outcomes.jsonl
       masks/<slide>@<time>.json                   which imported mask a slide uses; the newest one counts
+      reviews/<slide>@<time>-<verdict>.json       what people said of slides; the newest verdict counts
+      ledger/<number>.json                        what was done with the store, and when; append-only
+      models/<fingerprint>.json                   which slides a model was trained on
+      forgetting/<random>.json                    a case that is being forgotten
       cache/                                      content hashes of files; may be deleted
 
 A set is what one recipe makes of every slide: `features-stain-texture-256px-0.5mpp-1f0c...`, where the last part
@@ -35,8 +39,12 @@ RUNS = "runs"
 CACHE = "cache"
 MASKS = "masks"
 LEASES = "leases"
+REVIEWS = "reviews"
+LEDGER = "ledger"
+MODELS = "models"
+FORGETTING = "forgetting"
 MARKER = "store.json"
-FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE, MASKS, LEASES)
+FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE, MASKS, LEASES, REVIEWS, LEDGER, MODELS, FORGETTING)
 """What a store consists of; made with it."""
 CHUNK_ROWS = 8192
 """Rows of features in a chunk; spans of work begin at multiples of it, so that a chunk has one writer."""

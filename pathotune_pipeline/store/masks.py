@@ -6,13 +6,13 @@ that is found by itself.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from pathotune_pipeline.errors import StoreError
 from pathotune_pipeline.provenance import now
 from pathotune_pipeline.store import layout
-from pathotune_pipeline.store.files import parse_json, to_json
+from pathotune_pipeline.store.files import parse_json
+from pathotune_pipeline.store.stamped import add_stamped, newest_stamps
 from pathotune_pipeline.store.store import FeatureStore
 
 
@@ -40,10 +40,11 @@ def current_masks(store: FeatureStore) -> dict[str, MaskPointer]:
         StoreError: a record cannot be read.
     """
     found: dict[str, MaskPointer] = {}
-    for key, stamp in _newest(store).items():
-        record = parse_json(store.place.read(f"{layout.MASKS}/{key}@{stamp:020d}.json"))
+    for key, stamp in newest_stamps(store, layout.MASKS).items():
+        where = stamp.name(layout.MASKS)
+        record = parse_json(store.place.read(where))
         if not isinstance(record, dict) or not {"mask", "identity"} <= set(record):
-            raise StoreError(f"{layout.MASKS}/{key}@{stamp:020d}.json cannot be read. Import that slide's mask again.")
+            raise StoreError(f"{where} cannot be read. Import that slide's mask again.")
         if record["mask"] is not None:
             found[key] = MaskPointer(str(record["mask"]), str(record["identity"]))
     return found
@@ -57,17 +58,4 @@ def use_mask(store: FeatureStore, slide_id: str, slide_key: str, pointer: MaskPo
         "identity": pointer.identity if pointer else None,
         "made": now(),
     }
-    while True:
-        # A clock set back does not make an older record the newest one.
-        stamp = max(time.time_ns(), _newest(store).get(slide_key, 0) + 1)
-        if store.place.create(f"{layout.MASKS}/{slide_key}@{stamp:020d}.json", to_json(record)):
-            return
-
-
-def _newest(store: FeatureStore) -> dict[str, int]:
-    newest: dict[str, int] = {}
-    for name in store.place.names(layout.MASKS):
-        key, _, stamp = name.removesuffix(".json").rpartition("@")
-        if name.endswith(".json") and name[0] != "." and stamp.isdigit():
-            newest[key] = max(newest.get(key, 0), int(stamp))
-    return newest
+    add_stamped(store, layout.MASKS, slide_key, record)

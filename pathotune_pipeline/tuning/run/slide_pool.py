@@ -15,6 +15,7 @@ from pathotune_pipeline.archive.table import read_table
 from pathotune_pipeline.bags.dataset import BagDataset
 from pathotune_pipeline.bags.labels import join_labels
 from pathotune_pipeline.errors import ManifestError, SlideError, UsageError
+from pathotune_pipeline.evaluation.material import without_rejected
 from pathotune_pipeline.features.persist import load_grid
 from pathotune_pipeline.features.recorded import open_recorded
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore, open_store
@@ -84,7 +85,8 @@ def read_pools(source: SlideSource, *, tiles: int, seed: int) -> tuple[list[Slid
     store = open_store(source.store)
     features_set = store.find_set(source.features)
     join = join_labels(store.records(features_set), read_table(source.labels).rows, target=source.target)
-    dataset = BagDataset(store, features_set, join.labels)
+    labels, rejected = without_rejected(store, join.labels)
+    dataset = BagDataset(store, features_set, labels)
     items = {item.slide_id: item for item in read_manifest(source.slides, source.manifest).items}
     absent = sorted(record.slide_id for record in dataset.records if record.slide_id not in items)
     if absent:
@@ -95,13 +97,13 @@ def read_pools(source: SlideSource, *, tiles: int, seed: int) -> tuple[list[Slid
         )
     pools = []
     for record in dataset.records:
-        item, row = items[record.slide_id], join.labels[record.slide_id]
+        item, row = items[record.slide_id], labels[record.slide_id]
         try:
             pixels, coords = _read(store, record, item, tiles=tiles, seed=seed)
         except SlideError as error:
             raise type(error)(f"{record.slide_id}: {error}") from error
         pools.append(SlidePool(record.slide_id, row.case_id, row.label, pixels, coords))
-    return pools, [*join.notes, *dataset.notes]
+    return pools, [*join.notes, *rejected, *dataset.notes]
 
 
 def check_pools(pools: Sequence[SlidePool]) -> int:

@@ -16,6 +16,7 @@ from pathotune_pipeline.bags.splits import patient_holdout, split_off_validation
 from pathotune_pipeline.bags.target_table import join_targets
 from pathotune_pipeline.bags.targets import TargetSpec
 from pathotune_pipeline.errors import ManifestError, UsageError
+from pathotune_pipeline.evaluation.material import without_rejected
 from pathotune_pipeline.provenance import short
 from pathotune_pipeline.store.store import open_store
 from pathotune_pipeline.tuning.studies.cell import Items, items_fingerprint
@@ -61,8 +62,9 @@ def read_slide_bags(source: SlideSource, spec: ProtocolSpec) -> SlideBags:
     for name, prefix in source.features.items():
         found = store.find_set(prefix)
         join = join_targets(store.records(found), rows, target)
-        datasets[name] = BagDataset(store, found, join.labels)
-        notes += [*join.notes, *datasets[name].notes]
+        labelled, rejected = without_rejected(store, join.labels)
+        datasets[name] = BagDataset(store, found, labelled)
+        notes += [*join.notes, *rejected, *datasets[name].notes]
     shared = set.intersection(*({record.slide_id for record in each.records} for each in datasets.values()))
     for name, dataset in datasets.items():
         if len(dataset.records) > len(shared):
