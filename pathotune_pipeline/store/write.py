@@ -24,9 +24,7 @@ from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.files import parse_json, to_json
 from pathotune_pipeline.store.place import Place
 from pathotune_pipeline.store.unwritable import OF_WRITING, unwritable
-
-DOTTED_KEYS = {"name": "default", "separator": "."}
-"""Chunk `c.0.0` beside `zarr.json`, not three folders deep: fewer inodes."""
+from pathotune_pipeline.store.whole_array import DOTTED_KEYS, write_whole
 
 
 class StagedGroup:
@@ -70,15 +68,7 @@ class StagedGroup:
 
     def put(self, name: str, data: np.ndarray) -> None:
         """Write a whole small array, zstd-compressed, one chunk."""
-        data = np.ascontiguousarray(data)
-        with self._place.writing():
-            self._group.create_array(
-                name,
-                data=data,
-                chunks=tuple(max(1, side) for side in data.shape),
-                compressors=zarr.codecs.ZstdCodec(level=5),
-                chunk_key_encoding=DOTTED_KEYS,
-            )
+        write_whole(self._place, f"{self._folder}/{name}", data)
         self._expected[name] = checksum(data)
 
     def create(self, name: str, *, shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...]) -> zarr.Array:
