@@ -183,7 +183,7 @@ class Runs:
     def _measure(self, name: str) -> float:
         """Images a second of a few steps."""
         rates: list[float] = []
-        spec = self.spec(name, 3, epochs=2, warmup_epochs=0, log_steps=3, check_steps=10**6, watch_images=2)
+        spec = self.spec(name, 5, epochs=2, warmup_epochs=0, log_steps=5, check_steps=10**6, watch_images=2)
         with tempfile.TemporaryDirectory() as folder:
             start(
                 name, spec, self.method(name), Path(folder) / name, on_row=lambda row: rates.append(row["images_per_s"])

@@ -152,12 +152,12 @@ def read_scores(paths: Sequence[Path], *, score: str = "") -> Scores:
     for path in paths:
         table = read_table(path)
         if set(_STUDY) <= set(table.columns):
-            cells, told = _of_study(table, path, score), []
+            cells = _of_study(table, path, score)
         elif task := table.first_of(TASK_COLUMNS):
-            cells, told = _of_long(table, task, lower), []
+            cells = _of_long(table, task, lower)
         else:
             cells, told = _of_wide(table)
-        notes += told
+            notes += told
         for model, task, value in cells:
             models[model] = tasks[task] = None
             if (model, task) in found:

@@ -118,7 +118,7 @@ class StoredTiles:
         record = self._slides[0].records[name]
         group = self.store.group(record)
         told: Any = group.attrs.get("encoder")
-        dim = int(group["features"].shape[1])  # type: ignore[union-attr]
+        dim = int(group["features"].shape[1])
         if isinstance(told, dict):
             return EncoderCard.parse({**told, "name": name, "dim": dim}, f"encoder of {record.set_name}")
         return EncoderCard(name=name, source="local", architecture=str(told or "unknown"), dim=dim)
@@ -242,7 +242,7 @@ def open_stored(run: PretrainSpec, method: DistillSpec) -> StoredTiles | None:
         valid = np.logical_and.reduce([store.read(record, "valid").astype(bool) for record in own.values()])
         if valid.any():
             first = next(iter(own.values()))
-            sides.add(int(store.group(first.made_from("tiles")).attrs["geometry"]["tile_px"]))  # type: ignore[index, call-overload, arg-type]
+            sides.add(int(store.group(first.made_from("tiles")).attrs["geometry"]["tile_px"]))
             slides.append(_StoredSlide(items[slide_id], own, np.flatnonzero(valid)))
     if not slides:
         raise UsageError(

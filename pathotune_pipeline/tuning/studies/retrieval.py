@@ -159,6 +159,7 @@ def run_retrieval(path: Path, out: Path, flags: Mapping[str, Any]) -> dict[str, 
         name: found_within(patches.labels[asked.gallery][places], patches.labels[asked.queries], spec.tops)
         for name, places in nearest.items()
     }
+    summary = _summary(hits, patches, asked, spec=spec, baseline=baseline)
     result = {
         "title": file.title or "Study: retrieval",
         "note": file.note,
@@ -167,13 +168,13 @@ def run_retrieval(path: Path, out: Path, flags: Mapping[str, Any]) -> dict[str, 
         "gallery": len(asked.gallery),
         "queries": len(asked.queries),
         "classes": list(patches.classes),
-        "summary": _summary(hits, patches, asked, spec=spec, baseline=baseline),
+        "summary": summary,
         "made": now(),
         "versions": package_versions(),
     }
     try:
         replace_file(out / QUERIES_TABLE, _queries(nearest, patches, asked).encode())
-        replace_file(out / SUMMARY_TABLE, as_csv(SUMMARY_COLUMNS, result["summary"]).encode())
+        replace_file(out / SUMMARY_TABLE, as_csv(SUMMARY_COLUMNS, summary).encode())
         replace_file(out / RESULT, to_json(result))
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror}). Give a folder with room.") from None
