@@ -179,9 +179,8 @@ def test_modality_dropout_leaves_out_each_at_its_rate_and_never_all() -> None:
     assert not any(seen.is_empty() for seen in drawn)
     for name in ("tiles", "memberships", "clinical"):
         left_out = sum(getattr(seen, name) is None for seen in drawn)
-        assert (
-            280 <= left_out <= 400
-        )  # (1/2 - 1/8) of 800 = 300 and 7/8 of nothing: 1/2 less the draws that are put back
+        # 1/2 less the 1/8 in which all went and came back: 300, with a standard deviation of 13.7.
+        assert 245 <= left_out <= 355
     assert all(
         network._dropped(network.inputs(without(case, "tiles", "genes"))).clinical is not None for _ in range(20)
     )
