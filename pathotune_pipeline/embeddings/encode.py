@@ -29,6 +29,7 @@ from pathotune_pipeline.provenance import now, package_versions, short
 from pathotune_pipeline.slide_encoders import SlideEncoderSpec, StagedSlideEncoder, create_slide_encoder
 from pathotune_pipeline.store.layout import WHOLE_SET, SetName
 from pathotune_pipeline.store.leases import LeaseSpec, LeaseWatch, take_lease
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.runs import RunLog
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore
 
@@ -117,6 +118,7 @@ def encode_slides(
     result = EncodeResult(recipe.embeddings_set, [told[record.slide_id] for record in records], log.run_id, notes)
     failures = {outcome.slide_id: outcome.reason for outcome in result.outcomes if outcome.status == "failed"}
     log.finish(counts=result.counts(), failures=failures, notes=notes)
+    enter(store, "encode-slides", run=log.run_id, embeddings=str(result.embeddings), counts=result.counts())
     store.close_staging()
     return result
 

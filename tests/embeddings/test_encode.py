@@ -19,9 +19,11 @@ from pathotune_pipeline.embeddings.encode import EncodeResult, encode_slides
 from pathotune_pipeline.errors import SpecError, UsageError
 from pathotune_pipeline.slide_encoders import SlideEncoderSpec, create_slide_encoder
 from pathotune_pipeline.store import FeatureStore, open_store
+from pathotune_pipeline.store.forget import Forgetting, purge
 from pathotune_pipeline.store.gc import delete_rubbish, find_rubbish
 from pathotune_pipeline.store.layout import WHOLE_SET
 from pathotune_pipeline.store.leases import take_lease
+from pathotune_pipeline.store.ledger import read_ledger
 from pathotune_pipeline.store.verify import verify_store
 from tests.embeddings.stores import DIM, FEATURES, new_store, put_slide, slide_arrays
 
@@ -137,6 +139,8 @@ def test_slides_without_tiles_and_slides_that_fail_leave_the_others_alone(store:
     run = json.loads((store.root / "runs" / result.run_id / "run.json").read_text())
     assert set(run["failures"]) == {"nan.svs", "torn.svs"}
     assert (run["verb"], run["made_from"]) == ("encode-slides", str(FEATURES))
+    (entry,) = read_ledger(store)
+    assert (entry.verb, entry.facts["run"], entry.facts["counts"]["failed"]) == ("encode-slides", result.run_id, 2)
 
 
 def test_encoders_that_do_not_go_with_the_features(store: FeatureStore, tmp_path: Path) -> None:
@@ -231,6 +235,20 @@ def test_a_vector_of_another_length_than_its_record_says(store: FeatureStore) ->
     assert [finding.what for finding in verify_store(store, fast=True)] == [
         "its vector has shape (6,), its record says 7 numbers."
     ]
+
+
+def test_a_forgotten_slide_leaves_no_vector(store: FeatureStore) -> None:
+    name = encode(store).embeddings
+    what = Forgetting({"b.svs": "b.svs"}).write(store)
+    purge(store, what, outside=lambda _: None)
+    assert list(store.embeddings(name)) == ["a.svs", "c.svs"]
+    left = [
+        path
+        for path in store.root.rglob("*")
+        if "b.svs" in path.name or (path.is_file() and b"b.svs" in path.read_bytes())
+    ]
+    assert left == []
+    assert verify_store(store) == []
 
 
 def test_gc_keeps_what_embeddings_were_made_from_and_deletes_them_before_it(store: FeatureStore) -> None:

@@ -37,6 +37,7 @@ def grown_gb(kind: str, layers: int, tiles: int, how: str) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_training_longnet_on_25_000_tiles_takes_memory_for_one_layers_inside() -> None:
     """Kept as they are, two layers alone would hold some 4 GB, and twelve 20 GB."""
     quarter, whole = (grown_gb("longnet", 2, tiles, "train") for tiles in (6_250, 25_000))
@@ -45,6 +46,7 @@ def test_training_longnet_on_25_000_tiles_takes_memory_for_one_layers_inside() -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_25_000_tiles_with_a_bias_by_distance() -> None:
     """Twelve heads' matrices of it would be 30 GB."""
     assert grown_gb("alibi-vit", 1, 25_000, "use") < 2.0
