@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathotune_pipeline.archive.manifest import Manifest, read_manifest
     from pathotune_pipeline.bags.bag import Bag
     from pathotune_pipeline.bags.dataset import BagDataset
+    from pathotune_pipeline.embeddings.encode import encode_slides
     from pathotune_pipeline.encoders.create import create_encoder
     from pathotune_pipeline.evaluation.crossval import CrossvalSpec, crossval
     from pathotune_pipeline.execution.executor import ExecutionSpec, create_executor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathotune_pipeline.features.plan import ExtractSpec
     from pathotune_pipeline.heads.head import create_head
     from pathotune_pipeline.reports.report import write_report
+    from pathotune_pipeline.slide_encoders.create import create_slide_encoder
     from pathotune_pipeline.slides.open import open_slide
     from pathotune_pipeline.slides.pyramid import read_at_mpp
     from pathotune_pipeline.store.store import FeatureStore, open_store
@@ -48,7 +50,9 @@ _HOMES = {
     "create_encoder": "encoders.create",
     "create_executor": "execution.executor",
     "create_head": "heads.head",
+    "create_slide_encoder": "slide_encoders.create",
     "crossval": "evaluation.crossval",
+    "encode_slides": "embeddings.encode",
     "extract": "features.extract",
     "find_tissue": "tissue.segment",
     "open_slide": "slides.open",
@@ -77,7 +81,9 @@ __all__ = [
     "create_encoder",
     "create_executor",
     "create_head",
+    "create_slide_encoder",
     "crossval",
+    "encode_slides",
     "extract",
     "find_tissue",
     "open_slide",

@@ -1,6 +1,6 @@
 """Names to objects, loaded when first asked for; outsiders add theirs through entry points.
 
-Four registries exist: slide readers, encoders, text encoders, heads. An outside package adds to one with, say,
+Five registries exist: slide readers, encoders, text encoders, slide encoders, heads. An outside package adds to one with, say,
 
     [project.entry-points."pathotune_pipeline.heads"]
     my-head = "my_package.heads:MyHead"

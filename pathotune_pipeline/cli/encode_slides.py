@@ -61,8 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     def on_outcome(outcome: Outcome) -> None:
         bar.update()
 
+    def on_wait() -> None:
+        sys.stderr.write("another run makes this set just now; waiting for it\n")
+
     with bar:
-        result = encode_slides(store, features_set, spec, threads=threads, on_outcome=on_outcome)
+        result = encode_slides(store, features_set, spec, threads=threads, on_wait=on_wait, on_outcome=on_outcome)
     counts = result.counts()
     written = 0
     if arguments.out is not None:

@@ -3,6 +3,7 @@
 Example:
   pathotune encoders list
   pathotune encoders show uni2-h
+  pathotune encoders show titan                # of a slide encoder
   pathotune encoders fetch uni2-h virchow2 --to bundles/     # then anywhere: --encoder local:bundles/uni2-h
   pathotune encoders check uni2-h --weights bundles/uni2-h
 """
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pathotune_pipeline.cli.flags import Parser
 from pathotune_pipeline.encoders.catalogue import CatalogueCard, catalogue, find_card
+from pathotune_pipeline.encoders.catalogue import names as encoder_names
+from pathotune_pipeline.slide_encoders.catalogue import PublishedCard, published, published_by_any_name
 
 if TYPE_CHECKING:
     from pathotune_pipeline.encoders.check import Verdict
@@ -52,10 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         return _list(as_json=arguments.json)
     if arguments.action == "show":
-        return _show(find_card(arguments.name), as_json=arguments.json)
+        return _show(_card_of_any(arguments.name), as_json=arguments.json)
     if arguments.action == "fetch":
         return _fetch([find_card(name) for name in arguments.names], arguments.to)
     return _check(arguments)
+
+
+def _card_of_any(name: str) -> CatalogueCard | PublishedCard:
+    """A tile encoder's card, or else a slide encoder's; `gigapath` names both, and `gigapath-slide` the second."""
+    slide_encoders = published_by_any_name()
+    if name in slide_encoders and name not in encoder_names():
+        return slide_encoders[name]
+    return find_card(name)
 
 
 def _list(*, as_json: bool) -> int:
@@ -71,14 +82,27 @@ def _list(*, as_json: bool) -> int:
         )
         for card in cards
     ]  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    _print_columns(lines)
+    print("\nSlide encoders, for `pathotune encode-slides` (docs/slide_encoders.md):")
+    slide_header = ("name", "dim", "features of", "licence", "gated", "verified", "here")
+    _print_columns([slide_header] + [
+        (
+            card.name, str(card.dim), card.tile_encoder, card.licence, "yes" if card.gated else "no", card.verified,
+            "yes" if _is_here(card) else "no",
+        )
+        for card in published().values()
+    ])  # fmt: skip
     print(
         "\nAlso: stain-texture, timm:NAME, hf-hub:ORG/NAME, local:PATH. here: in this machine's cache. "
         "verified: see docs/encoders.md. Licences are read from the publishers' pages; theirs is the last word."
     )
     return 0
+
+
+def _print_columns(lines: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _geometry(card: CatalogueCard) -> str:
@@ -88,17 +112,17 @@ def _geometry(card: CatalogueCard) -> str:
     return text if resized == card.input_px else f"{text} cut {card.input_px}"
 
 
-def _is_here(card: CatalogueCard) -> bool:
+def _is_here(card: CatalogueCard | PublishedCard) -> bool:
     from pathotune_pipeline.encoders.hub import cached_file
 
     return card.hub is not None and cached_file(card.hub, card.weight_files) is not None
 
 
-def _facts(card: CatalogueCard) -> dict[str, Any]:
+def _facts(card: CatalogueCard | PublishedCard) -> dict[str, Any]:
     return {**card.model_dump(mode="json"), "cached": _is_here(card)}
 
 
-def _show(card: CatalogueCard, *, as_json: bool) -> int:
+def _show(card: CatalogueCard | PublishedCard, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_facts(card), indent=1))
         return 0

@@ -27,14 +27,13 @@ from pathotune_pipeline.errors import CorruptDataError, UsageError
 from pathotune_pipeline.features.outcome import Outcome, count
 from pathotune_pipeline.provenance import now, package_versions, short
 from pathotune_pipeline.slide_encoders import SlideEncoderSpec, StagedSlideEncoder, create_slide_encoder
-from pathotune_pipeline.store.layout import SetName
+from pathotune_pipeline.store.layout import WHOLE_SET, SetName
 from pathotune_pipeline.store.leases import LeaseSpec, LeaseWatch, take_lease
+from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.runs import RunLog
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore
 
 _POLL_S = 0.2
-_WHOLE_SET = "all"
-"""In the place of a slide in a lease's name: whoever holds it makes the whole set."""
 
 
 @dataclass(slots=True)
@@ -73,6 +72,7 @@ def encode_slides(
     spec: SlideEncoderSpec,
     *,
     threads: int = 1,
+    on_wait: Callable[[], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> EncodeResult:
     """One vector of every slide in a feature set, into the store. Unreadable tiles do not take part.
@@ -85,6 +85,7 @@ def encode_slides(
         features_set: of the tiles.
         spec: which slide encoder.
         threads: slides at once on a CPU; each holds some arrays as wide as its tokens.
+        on_wait: told once where another run makes this set just now.
         on_outcome: told each new outcome as it comes.
 
     Raises:
@@ -102,7 +103,7 @@ def encode_slides(
     work = _Work(store, recipe, encoder.requires_grad_(requires_grad=False).to(device), spec, device)
     notes = [*deviations(encoder.card, tiles), *([encoder.card.note] if encoder.card.note else [])]
     log = RunLog(store.runs, "encode-slides", {"slide_encoder": recorded(spec)})
-    with _alone(store, recipe.embeddings_set, log.run_id):
+    with _alone(store, recipe.embeddings_set, log.run_id, on_wait):
         known = work.known(records)
         told = {outcome.slide_id: outcome for outcome in known}
         todo = [record for record in records if record.slide_id not in told]
@@ -117,15 +118,22 @@ def encode_slides(
     result = EncodeResult(recipe.embeddings_set, [told[record.slide_id] for record in records], log.run_id, notes)
     failures = {outcome.slide_id: outcome.reason for outcome in result.outcomes if outcome.status == "failed"}
     log.finish(counts=result.counts(), failures=failures, notes=notes)
+    enter(store, "encode-slides", run=log.run_id, embeddings=str(result.embeddings), counts=result.counts())
     store.close_staging()
     return result
 
 
 @contextmanager
-def _alone(store: FeatureStore, embeddings_set: SetName, run_id: str) -> Iterator[None]:
+def _alone(
+    store: FeatureStore, embeddings_set: SetName, run_id: str, on_wait: Callable[[], None] | None
+) -> Iterator[None]:
     """Wait until no other run makes this set, and make it as long as the block runs."""
-    name, watch = f"{embeddings_set}/{_WHOLE_SET}", LeaseWatch(store.place, lease_s=LeaseSpec().lease_s)
-    while (lease := take_lease(store.place, name, LeaseSpec().lease_s, run=run_id)) is None:
+    name, lease_s = f"{embeddings_set}/{WHOLE_SET}", LeaseSpec().lease_s
+    watch = LeaseWatch(store.place, lease_s=lease_s)
+    while (lease := take_lease(store.place, name, lease_s, run=run_id)) is None:
+        if on_wait:
+            on_wait()
+            on_wait = None
         if watch.state(name) == "held":
             time.sleep(_POLL_S)
     with lease:
@@ -193,7 +201,8 @@ class _Work:
             coords = coords * torch.tensor([1.0, stride_x / stride_y], dtype=torch.float64)
         features = torch.as_tensor(np.asarray(bag.features, np.float32))
         with self._turn, torch.inference_mode():
-            made = self.encoder(features.to(self.device), coords.to(self.device), stride_x).float().cpu().numpy()
+            # Places stay on the CPU: they are worked out in float64, which not every device has.
+            made = self.encoder(features.to(self.device), coords, stride_x).float().cpu().numpy()
         if not np.isfinite(made).all():
             raise CorruptDataError(
                 f"{self.encoder.name} made NaN or infinity of its {len(bag)} tiles. Look at its features."

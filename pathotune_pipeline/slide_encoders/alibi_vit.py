@@ -77,7 +77,9 @@ class AlibiViT(StagedSlideEncoder):
         cells = grid_cells(coords, stride_px)
         cells = cells - cells.amin(dim=0)  # small numbers keep whole in float32
         slopes = torch.tensor(alibi_slopes(self.settings.heads), dtype=torch.float32, device=x.device)
-        return Tokens(torch.cat([self.cls_token, x[None]], dim=1), Distances(cells.float(), slopes, self.prefix))
+        return Tokens(
+            torch.cat([self.cls_token, x[None]], dim=1), Distances(cells.float().to(x.device), slopes, self.prefix)
+        )
 
     def run(self, tokens: Tokens, start: int, stop: int) -> Tokens:
         return tokens.with_x(run_layers(self.layers[start:stop], tokens.x, tokens.context))

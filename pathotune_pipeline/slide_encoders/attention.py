@@ -92,13 +92,14 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        level = (grad * out).sum(dim=-1, keepdim=True)  # what a softmax takes from the gradient of each of its weights
+        # What a softmax takes from the gradient of each of its weights.
+        level = (grad.to(lse.dtype) * out).sum(dim=-1, keepdim=True)
         scale = q.shape[-1] ** -0.5
         for groups, rows, scores in _blocks(q, k, ctx.lengths, ctx.distances):
             down = grad[groups, rows]
-            weights = scores.sub_(lse[groups, rows][..., None]).exp_().to(v.dtype)
-            by_v[groups].baddbmm_(weights.mT, down)
-            inner = weights.mul_(torch.baddbmm(-level[groups, rows], down, v[groups].mT))
+            weights = scores.sub_(lse[groups, rows][..., None]).exp_()
+            by_v[groups].baddbmm_(weights.to(v.dtype).mT, down)
+            inner = (down @ v[groups].mT).to(weights.dtype).sub_(level[groups, rows]).mul_(weights).to(q.dtype)
             by_q[groups, rows] = (inner @ k[groups]).mul_(scale)
             by_k[groups].baddbmm_(inner.mT, q[groups, rows], alpha=scale)
         return by_q, by_k, by_v, None, None

@@ -80,7 +80,7 @@ class LongNet(StagedSlideEncoder):
     def embed(self, features: Tensor, coords: Tensor, *, stride_px: float) -> Tokens:
         check_tiles(self, features, coords, stride_px)
         x = self.embed_tile(features)
-        x = x + sincos_2d(grid_cells(coords, stride_px), self.dim).to(x)
+        x = x + sincos_2d(grid_cells(coords, stride_px), self.dim, dtype=x.dtype).to(x.device)
         return Tokens(self.dropout(torch.cat([self.cls_token, x[None]], dim=1)))
 
     def run(self, tokens: Tokens, start: int, stop: int) -> Tokens:

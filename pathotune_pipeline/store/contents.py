@@ -73,16 +73,21 @@ def read_contents(store: FeatureStore) -> Contents:
     contents.staging = store.abandoned()
     leases = all_leases(store.place)
     contents.leases = [held.name for held in leases if is_gone(held.owner)]
-    _leave_alone({held.name.partition("/")[2] for held in leases if not is_gone(held.owner)}, contents)
+    _leave_alone([held.name for held in leases if not is_gone(held.owner)], contents)
     return contents
 
 
-def _leave_alone(busy: set[str], contents: Contents) -> None:
+def _leave_alone(leases: list[str], contents: Contents) -> None:
     """Take what living runs may be at off the lists."""
-    if not busy:
+    if not leases:
         return
+    pairs = [name.partition("/") for name in leases]
+    busy = {slide for _, _, slide in pairs}
+    whole = [SetName.parse(name) for name, _, slide in pairs if slide == layout.WHOLE_SET and SetName.is_one(name)]
+    groups = tuple(found.group("") for found in whole)
     contents.temporary = []
-    contents.orphans = [where for where in contents.orphans if where.split("/")[1] not in busy]
+    apart = [(where, *where.split("/")[1:3]) for where in contents.orphans]
+    contents.orphans = [where for where, slide, group in apart if slide not in busy and not group.startswith(groups)]
     contents.bare = [where for where in contents.bare if where.split("/")[1] not in busy]
 
 

@@ -10,7 +10,7 @@
           embeddings-<slide encoder>-<encoder>-256px-0.5mpp-<fingerprint>/   embedding
       commits/<set>/<slide>@<fingerprint>.json    what is committed: one small record each
       staging/<owner>/<random>/                   being written
-      leases/<set>/<slide>.json                   who is working on what; saves work, guards nothing
+      leases/<set>/<slide>.json                   who is working on what; saves work, guards nothing; %all of a whole set
       runs/<run>/                                 run.json, outcomes.jsonl
       masks/<slide>@<time>.json                   which imported mask a slide uses; the newest one counts
       reviews/<slide>@<time>-<verdict>.json       what people said of slides; the newest verdict counts
@@ -48,6 +48,9 @@ FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE, MASKS, LEASES, REVIEWS, LEDGER, 
 """What a store consists of; made with it."""
 CHUNK_ROWS = 8192
 """Rows of features in a chunk; spans of work begin at multiples of it, so that a chunk has one writer."""
+
+WHOLE_SET = "%all"
+"""In a lease's name in the place of a slide, and no slide's key: its holder makes the whole set."""
 
 Stage = Literal["tissue", "tiles", "features", "embeddings"]
 _SET = re.compile(r"^(tissue|tiles|features|embeddings)-(.+)-([0-9a-f]{12})$")

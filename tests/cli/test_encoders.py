@@ -36,8 +36,12 @@ def cached(hub: Path, toy: CatalogueCard) -> Path:
 def test_the_list_has_a_line_for_each_and_says_what_is_here(capsys: Said, hub: Path) -> None:
     in_cache(hub, "MahmoodLab/UNI2-h", {"pytorch_model.bin": b"weights"})
     code, out, _ = call(capsys, "list")
-    lines = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    tiles, slides = out.split("\nSlide encoders")
+    lines, of_slides = (
+        {line.split()[0]: line.split() for line in part.splitlines() if line} for part in (tiles, slides)
+    )
     assert code == 0
+    assert of_slides["titan"] == ["titan", "768", "conch-v1.5", "CC-BY-NC-ND-4.0", "yes", "keys", "no"]
     assert lines["uni2-h"][-3:] == ["yes", "keys", "yes"]
     assert lines["uni"][-3:] == ["yes", "keys", "no"]
     assert "256 to 224" in " ".join(lines["uni"])
@@ -52,6 +56,11 @@ def test_show_names_the_sources(capsys: Said, hub: Path) -> None:
     assert "mahmoodlab/UNI@" in out
     assert "init_values=1e-05" in out
     assert json.loads(call(capsys, "show", "uni", "--json")[1])["dim"] == 1024
+    assert "ModalTune@" in call(capsys, "show", "titan")[1]
+    shown = [
+        json.loads(call(capsys, "show", name, "--json")[1])["architecture"] for name in ("gigapath", "gigapath-slide")
+    ]
+    assert shown == ["vit_giant_patch14_dinov2", "longnet"]
 
 
 def test_fetch_then_check_the_bundle_against_a_reference(capsys: Said, tmp_path: Path, cached: Path) -> None:

@@ -19,8 +19,11 @@ from pathotune_pipeline.embeddings.encode import EncodeResult, encode_slides
 from pathotune_pipeline.errors import SpecError, UsageError
 from pathotune_pipeline.slide_encoders import SlideEncoderSpec, create_slide_encoder
 from pathotune_pipeline.store import FeatureStore, open_store
+from pathotune_pipeline.store.forget import Forgetting, purge
 from pathotune_pipeline.store.gc import delete_rubbish, find_rubbish
+from pathotune_pipeline.store.layout import WHOLE_SET
 from pathotune_pipeline.store.leases import take_lease
+from pathotune_pipeline.store.ledger import read_ledger
 from pathotune_pipeline.store.verify import verify_store
 from tests.embeddings.stores import DIM, FEATURES, new_store, put_slide, slide_arrays
 
@@ -85,7 +88,7 @@ def test_tiles_reach_the_encoder_in_order_with_their_places(tmp_path: Path) -> N
 
 def test_the_second_run_does_nothing_and_a_new_slide_is_all_that_a_third_does(store: FeatureStore) -> None:
     first = encode(store, **LONGNET)
-    assert first.counts() == {"slides": 3, "committed": 3, "empty": 0, "failed": 0, "computed": 3, "tiles": 60}
+    assert [first.counts()[name] for name in ("slides", "committed", "computed", "tiles")] == [3, 3, 3, 60]
     before = {path: path.stat().st_mtime_ns for path in store.data.rglob("*")}
     second = encode(store, **LONGNET)
     assert (second.counts()["computed"], second.counts()["committed"]) == (0, 3)
@@ -136,6 +139,8 @@ def test_slides_without_tiles_and_slides_that_fail_leave_the_others_alone(store:
     run = json.loads((store.root / "runs" / result.run_id / "run.json").read_text())
     assert set(run["failures"]) == {"nan.svs", "torn.svs"}
     assert (run["verb"], run["made_from"]) == ("encode-slides", str(FEATURES))
+    (entry,) = read_ledger(store)
+    assert (entry.verb, entry.facts["run"], entry.facts["counts"]["failed"]) == ("encode-slides", result.run_id, 2)
 
 
 def test_encoders_that_do_not_go_with_the_features(store: FeatureStore, tmp_path: Path) -> None:
@@ -151,10 +156,16 @@ def test_encoders_that_do_not_go_with_the_features(store: FeatureStore, tmp_path
 def test_a_second_run_waits_for_the_first_and_finds_its_work(store: FeatureStore) -> None:
     name = encode(store).embeddings
     put_slide(store, "d.svs")
-    lease = take_lease(store.place, f"{name}/all", 60, run="another")
+    lease = take_lease(store.place, f"{name}/{WHOLE_SET}", 60, run="another")
     assert lease is not None
     results: list[EncodeResult] = []
-    waiting = threading.Thread(target=lambda: results.append(encode(store)))
+    waits: list[float] = []
+
+    def work() -> None:
+        spec = SlideEncoderSpec(device="cpu")
+        results.append(encode_slides(store, FEATURES, spec, on_wait=lambda: waits.append(time.monotonic())))
+
+    waiting = threading.Thread(target=work)
     waiting.start()
     time.sleep(0.6)
     assert not results
@@ -162,7 +173,18 @@ def test_a_second_run_waits_for_the_first_and_finds_its_work(store: FeatureStore
     lease.release()
     waiting.join(30)
     assert results[0].counts()["computed"] == 1
+    assert len(waits) == 1
     assert not list((store.root / "leases").rglob("*.json"))
+
+
+def test_what_a_living_run_has_just_placed_is_no_leftover(store: FeatureStore) -> None:
+    name = encode(store).embeddings
+    next((store.root / "commits" / str(name)).glob("a.svs@*")).unlink()
+    lease = take_lease(store.place, f"{name}/{WHOLE_SET}", 60)
+    assert lease is not None
+    assert verify_store(store) == []
+    lease.release()
+    assert [finding.kind for finding in verify_store(store)] == ["leftover"]
 
 
 @pytest.mark.parametrize("failpoint", ["store.staged", "store.placed", "store.committed:2"])
@@ -213,6 +235,20 @@ def test_a_vector_of_another_length_than_its_record_says(store: FeatureStore) ->
     assert [finding.what for finding in verify_store(store, fast=True)] == [
         "its vector has shape (6,), its record says 7 numbers."
     ]
+
+
+def test_a_forgotten_slide_leaves_no_vector(store: FeatureStore) -> None:
+    name = encode(store).embeddings
+    what = Forgetting({"b.svs": "b.svs"}).write(store)
+    purge(store, what, outside=lambda _: None)
+    assert list(store.embeddings(name)) == ["a.svs", "c.svs"]
+    left = [
+        path
+        for path in store.root.rglob("*")
+        if "b.svs" in path.name or (path.is_file() and b"b.svs" in path.read_bytes())
+    ]
+    assert left == []
+    assert verify_store(store) == []
 
 
 def test_gc_keeps_what_embeddings_were_made_from_and_deletes_them_before_it(store: FeatureStore) -> None:

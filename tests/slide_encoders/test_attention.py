@@ -73,6 +73,20 @@ def test_gradients(case: str) -> None:
     assert torch.autograd.gradcheck(summed, (q, k, v))
 
 
+@pytest.mark.usefixtures("_block_size")
+def test_half_precision_stays_near() -> None:
+    exact, half = ([each.to(kind).requires_grad_() for each in inputs()] for kind in (torch.float64, torch.bfloat16))
+    weights = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    for q, k, v in (exact, half):
+        out, lse = attend(q, k, v)
+        (out.double() * weights).sum().backward()
+    assert lse.dtype == torch.float32
+    for a, b in zip(exact, half, strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        torch.testing.assert_close(b.grad.double(), a.grad, rtol=0.1, atol=0.05)
+
+
 def test_no_matrix_of_scores_is_kept() -> None:
     q, k, v = (each.float().requires_grad_() for each in inputs(groups=1, queries=3000, keys=3000, width=4))
     kept = []

@@ -23,7 +23,7 @@ def test_a_stride_that_is_no_whole_number_puts_each_tile_into_its_own_cell(strid
 
 
 def test_sines_and_cosines_of_y_then_x() -> None:
-    found = sincos_2d(torch.tensor([[3.0, 2.0]]), 8)[0].tolist()
+    found = sincos_2d(torch.tensor([[9.0, 2.0], [3.0, 2.0]]), 8, dtype=torch.float64)[1].tolist()
     slow = 10_000**-0.5
     y = [math.sin(2), math.sin(2 * slow), math.cos(2), math.cos(2 * slow)]
     x = [math.sin(3), math.sin(3 * slow), math.cos(3), math.cos(3 * slow)]
