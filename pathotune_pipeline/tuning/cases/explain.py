@@ -44,7 +44,7 @@ class TileShares:
     Attributes:
         case_id: whose.
         number: which of the case's slides.
-        why: "highest risk" or "lowest risk".
+        why: "highest risk in COHORT" or "lowest risk in COHORT".
         risk: log relative hazard.
         values: float32 [N], shares of the tiles that were looked at, in their order; above 0 raises the risk.
         coords: int64 [N, 2], their places among the case's slides.
@@ -88,7 +88,7 @@ def explain(
         seen = sorted(
             (case for case in own if "image" in material.modalities(case)), key=lambda case: (risks[case], case)
         )
-        for why, case in _ends(seen):
+        for why, case in _ends(seen, cohort):
             found = attribute(network, material.given(case), direction=direction, task=number)
             if found.tiles is not None:
                 tiles += _by_slide(material, case, why, risks[case], found.tiles.cpu().numpy())
@@ -101,11 +101,14 @@ def explain(
     return sorted(told, key=lambda each: (each.cohort, -each.size, each.pathway)), tiles
 
 
-def _ends(ranked: Sequence[str]) -> list[tuple[str, str]]:
-    """The last and the first few, none twice."""
+def _ends(ranked: Sequence[str], cohort: str) -> list[tuple[str, str]]:
+    """The last and the first few, none twice, and why they are shown."""
     high = list(ranked[::-1][:PICTURES])
     low = [case for case in ranked[:PICTURES] if case not in high]
-    return [*(("highest risk", case) for case in high), *(("lowest risk", case) for case in low)]
+    return [
+        *((f"highest risk in {cohort}", case) for case in high),
+        *((f"lowest risk in {cohort}", case) for case in low),
+    ]
 
 
 def _by_slide(material: CaseMaterial, case: str, why: str, risk: float, values: np.ndarray) -> list[TileShares]:

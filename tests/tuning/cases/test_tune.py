@@ -173,7 +173,8 @@ def test_a_small_cohort_shows_its_planted_pathway(tmp_path: Path) -> None:
     for cohort in ("alpha", "beta"):
         ranked = [each.pathway for each in found.pathways if each.cohort == cohort]
         assert ranked[0] == drawn.planted
-    assert {each.why for each in found.tiles} == {"highest risk", "lowest risk"}
+    ends = {f"{end} risk in {cohort}" for end in ("highest", "lowest") for cohort in ("alpha", "beta")}
+    assert {each.why for each in found.tiles} == ends
     assert all(np.isfinite(each.values).all() and len(each.values) == len(each.coords) for each in found.tiles)
 
 
