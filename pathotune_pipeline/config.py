@@ -54,6 +54,8 @@ _HOMES = {
     "patches": "tuning.patches.spec:PatchSpec",
     "adapt": "tuning.run.parts:AdaptRunSpec",
     "adapt_slides": "tuning.run.slides:SlideAdaptSpec",
+    "slide_tune": "tuning.cases.spec:SlideTuneSpec",
+    "slide_eval": "tuning.cases.spec:SlideEvalSpec",
     "pretrain": "tuning.pretrain.spec:PretrainSpec",
     "mae": "tuning.pretrain.spec:MaeSpec",
     "puzzle": "tuning.pretrain.spec:PuzzleSpec",

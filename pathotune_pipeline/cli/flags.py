@@ -79,12 +79,10 @@ def _add(group: argparse._ArgumentGroup, leaf: Leaf) -> None:
     elif choices(leaf.annotation):
         options["choices"] = choices(leaf.annotation)
     elif get_origin(inner) is tuple:
-        options |= {
-            "type": get_args(inner)[0],
-            "nargs": "+",
-            "action": "extend",
-            "metavar": _METAVARS[get_args(inner)[0]],
-        }
+        kind = get_args(inner)[0]
+        named = choices(kind)
+        one = {"choices": named} if named else {"type": kind, "metavar": _METAVARS[kind]}
+        options |= {"nargs": "+", "action": "extend", **one}
     elif leaf.rest:
         options |= {"type": inner, "action": _FirstAndRest, "rest": leaf.rest, "metavar": _METAVARS[inner]}
     elif inner in (int, float, str):

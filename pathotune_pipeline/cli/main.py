@@ -42,6 +42,11 @@ VERBS = {
     "merge-lora": Verb(
         "a LoRA adapter into its encoder's weights, as an encoder's folder", "pathotune_pipeline.cli.merge"
     ),
+    "slide-tune": Verb(
+        "a slide encoder joined with gene expression and clinical variables, case by case",
+        "pathotune_pipeline.cli.slide_tune",
+    ),
+    "slide-eval": Verb("a network of slide-tune on other cases, frozen", "pathotune_pipeline.cli.slide_eval"),
     "tissue": Verb("tissue masks out of a store, and corrected ones back in", "pathotune_pipeline.cli.tissue"),
     "crossval": Verb("train and judge a head by patient-grouped cross-validation", "pathotune_pipeline.cli.crossval"),
     "compare": Verb("whether one model is better than others on the same slides", "pathotune_pipeline.cli.compare"),

@@ -199,10 +199,23 @@ def curves_of(sample: Sample) -> dict[str, Any]:
     _, areas = dynamic_auc(times, events, 1 - survival, censoring=left, horizons=at)
     errors = brier_at(times, events, survival, censoring=left, horizons=at)
     higher = sample.values[:, 0] > np.median(sample.values[:, 0])
-    found: dict[str, Any] = {
+    return {
         "horizons": list(sample.horizons),
         "auc": [score.value for score in areas],
         "brier": [float(error) if np.isfinite(error) else None for error in errors],
+        **curves_by_risk(times, events, higher),
+    }
+
+
+def curves_by_risk(times: np.ndarray, events: np.ndarray, higher: np.ndarray) -> dict[str, Any]:
+    """Kaplan-Meier curves of those of lower and of higher risk, and their log-rank test, in plain values.
+
+    Args:
+        times: [N] float.
+        events: [N] bool.
+        higher: [N] bool.
+    """
+    found: dict[str, Any] = {
         "kaplan_meier": {
             name: _plain(kaplan_meier(times[part], events[part]))
             for name, part in (("lower risk", ~higher), ("higher risk", higher))

@@ -259,9 +259,10 @@ def _commit(store: FeatureStore, slide: str, case: DrawnCase, made: tuple[np.nda
         coords, np.ones(len(coords), np.float32), _TILE_PX, _MPP, level=0, shrink=1.0, extent_level0=extent,
         stride_level0=extent, read_size_px=(_TILE_PX, _TILE_PX), enlargement=0.0,
     )  # fmt: skip
+    recipe = {"synthetic": "cohort"}
     sets = {
-        stage: SetName(stage, label, short(fingerprint(stage, _REVISION, {"synthetic": "cohort"})))
-        for stage, label in (("tiles", "256px-0.5mpp"), ("features", f"{FEATURES}-256px-0.5mpp"))
+        "tiles": SetName("tiles", "256px-0.5mpp", short(fingerprint("tiles", _REVISION, recipe))),
+        "features": SetName("features", f"{FEATURES}-256px-0.5mpp", short(fingerprint("features", _REVISION, recipe))),
     }
     told = {"slide": slide, "coords": checksum(coords)}
     prints = {"tiles": fingerprint("tiles", _REVISION, told)}

@@ -8,11 +8,12 @@ from pathotune_pipeline.reports.figures.canvas import px, svg, text
 from pathotune_pipeline.reports.overlay import heat_colours
 
 
-def colour_bar(gradient_id: str) -> Markup:
+def colour_bar(gradient_id: str, what: str = "attention") -> Markup:
     """The heat map's legend: from the least attention to the most, by percentile.
 
     Args:
         gradient_id: a name that nothing else on the page has.
+        what: is shown.
     """
     colours = heat_colours()
     stops = "".join(
@@ -25,6 +26,6 @@ def colour_bar(gradient_id: str) -> Markup:
     ]
     for x, said in ((8, "0"), (69, "25"), (130, "50"), (191, "75"), (252, "100")):
         body.append(text(x, 26, said, "tick mid"))
-    body.append(text(284, 12, "percentile of attention", "tick"))
+    body.append(text(284, 12, f"percentile of {what}", "tick"))
     body.append(text(284, 26, "within the slide", "tick"))
-    return svg(430, 32, title="Colours: percentile of attention within the slide", body=body)
+    return svg(430, 32, title=f"Colours: percentile of {what} within the slide", body=body)

@@ -107,7 +107,8 @@ def _read(path: Path, cases: Sequence[str]) -> GeneTable:
 
 def _find_cases(ids: Sequence[str], cases: Sequence[str]) -> dict[str, int]:
     """Case -> place of its sample."""
-    known, found = set(cases), {}
+    known = set(cases)
+    found: dict[str, int] = {}
     for place, name in sorted(enumerate(ids), key=lambda each: each[1]):
         if name in known:
             if name in found and ids[found[name]] == name:

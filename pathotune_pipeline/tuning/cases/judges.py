@@ -11,7 +11,7 @@ import torch
 
 from pathotune_pipeline.errors import CorruptDataError, PathotuneError
 from pathotune_pipeline.heads.losses import cox_loss
-from pathotune_pipeline.spec import Spec, setting
+from pathotune_pipeline.tuning.cases.spec import JudgeSpec
 from pathotune_pipeline.tuning.cases.table import Case
 from pathotune_pipeline.tuning.run.probe import Labelled, LinearProbe, fit_linear
 
@@ -21,16 +21,6 @@ _LEAST_STD = 1e-6
 _LEAST_EVENTS = 2
 ALL = "overall"
 """What stands for all cohorts together."""
-
-
-class JudgeSpec(Spec):
-    """How embeddings are judged."""
-
-    cox_penalty: float = setting(0.1, "Cox: half of it times the squared weights, beside the mean over cases.", gt=0)
-    l2: float = setting(
-        0.01, "Logistic regression: half of it times the squared weights, beside the mean over cases.", gt=0
-    )
-    draws: int = setting(1000, "Resamplings of cases for the intervals of scores.", ge=1000)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

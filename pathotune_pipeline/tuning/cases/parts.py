@@ -38,12 +38,13 @@ class CaseParts:
         return {case: part for parts in (own, self.unseen) for part, ids in parts.items() for case in ids}
 
 
-def part_cases(table: CaseTable, spec: CaseSpec) -> CaseParts:
+def part_cases(table: CaseTable, spec: CaseSpec, *, needs_val: bool = True) -> CaseParts:
     """Part the cases as their table says, or by a draw with about the same cohorts, classes and events in each part.
 
     Args:
         table: cases that can be used.
         spec: shares, seed, cohorts to hold out.
+        needs_val: whether an epoch has to be chosen.
 
     Raises:
         UsageError: a cohort to hold out is not there, or none is left.
@@ -67,7 +68,7 @@ def part_cases(table: CaseTable, spec: CaseSpec) -> CaseParts:
         for part in ("train", "val", "test")
     }
     for part, what in (("train", "to train with"), ("val", "to choose the epoch with")):
-        if not found[part]:
+        if not found[part] and (needs_val or part == "train"):
             raise ManifestError(
                 f"{table.name}: {len(of_case)} cases, and none {what}. "
                 + ("Mend the column of parts." if given else "Add cases, or hold out fewer cohorts.")

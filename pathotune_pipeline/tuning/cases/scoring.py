@@ -188,14 +188,14 @@ def _classes(told: Sequence[tuple[Case, CaseAnswers]]) -> _Asked | None:
     known = [(case, case.label, each.probabilities) for case, each in told if each.probabilities is not None]
     known = [each for each in known if each[1] is not None]
     truth = [f"{case.cohort}|{label}" for case, label, _ in known]
-    said = [f"{case.cohort}|{_most_probable(probs)}" for case, _, probs in known]
+    said = [f"{case.cohort}|{most_probable(probs)}" for case, _, probs in known]
     return _accuracy("balanced_accuracy", [case.case_id for case, _, _ in known], truth, said)
 
 
 def _cohorts(told: Sequence[tuple[Case, CaseAnswers]]) -> _Asked | None:
     known = [(case, each.cohort) for case, each in told if each.cohort is not None and case.cohort in each.cohort]
     truth = [case.cohort for case, _ in known]
-    return _accuracy(COHORT, [case.case_id for case, _ in known], truth, [_most_probable(each) for _, each in known])
+    return _accuracy(COHORT, [case.case_id for case, _ in known], truth, [most_probable(each) for _, each in known])
 
 
 def _accuracy(name: str, ids: Sequence[str], truth: Sequence[str], said: Sequence[str]) -> _Asked | None:
@@ -211,8 +211,10 @@ def _mean_recall(truth: np.ndarray, right: np.ndarray, weights: np.ndarray) -> n
     return np.asarray(np.mean(recalls, axis=0))
 
 
-def _most_probable(probabilities: Mapping[str, float] | None) -> str:
-    return max(probabilities or {"": 0.0}, key=lambda name: (probabilities or {})[name])
+def most_probable(probabilities: Mapping[str, float] | None) -> str:
+    """The name with the highest probability, the first of equals; "" where there are none."""
+    known = probabilities or {"": 0.0}
+    return max(known, key=lambda name: known[name])
 
 
 def _named(judges: Judges, key: tuple[str, str], vector: np.ndarray) -> dict[str, float] | None:

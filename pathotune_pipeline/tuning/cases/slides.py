@@ -83,6 +83,8 @@ class CaseSlides:
     """The slides of cases in one feature set; `slides[case_id]` reads a case.
 
     Attributes:
+        store: where the features lie.
+        features_set: which set.
         found: case id -> its slides' records, in the order of their ids; cases without a slide in the set are absent.
         notes: what a reader of results should know.
         dim: width of a tile's features.
@@ -101,7 +103,7 @@ class CaseSlides:
         Raises:
             ManifestError: no case has a slide there, or two cases have the same.
         """
-        self._store, self.features_set = store, features_set
+        self.store, self.features_set = store, features_set
         self._room = int(memory_gb * 1e9)
         self._kept: OrderedDict[str, CaseTiles] = OrderedDict()
         self._bytes = 0
@@ -131,8 +133,8 @@ class CaseSlides:
             self._kept.move_to_end(case_id)
             return self._kept[case_id]
         records = self.found[case_id]
-        bags = [read_bag(self._store, record, case_id=case_id) for record in records]
-        tiles = join_tiles(bags, [stride_px(self._store, record) for record in records])
+        bags = [read_bag(self.store, record, case_id=case_id) for record in records]
+        tiles = join_tiles(bags, [stride_px(self.store, record) for record in records])
         if not np.isfinite(tiles.features).all():
             raise CorruptDataError(f"case {case_id}: its features are not finite. Extract its slides again.")
         self._keep(case_id, tiles)

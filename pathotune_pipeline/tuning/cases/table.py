@@ -96,7 +96,7 @@ class CaseTable:
         return replace(self, cases=tuple(known[each] for each in sorted(set(ids))))
 
 
-def read_cases(paths: Path | Sequence[Path], spec: CaseSpec | None = None) -> CaseTable:
+def read_cases(paths: Path | Sequence[Path], spec: CaseSpec | None = None, *, also: Sequence[str] = ()) -> CaseTable:
     """Read one case table or several: a row a slide or a row a case, CSV or Parquet.
 
     Rows of one case are put together, whether they stand in one table or in several, so cohorts may have a table each,
@@ -106,6 +106,7 @@ def read_cases(paths: Path | Sequence[Path], spec: CaseSpec | None = None) -> Ca
     Args:
         paths: at least one.
         spec: which columns mean what; None finds them by their names.
+        also: columns that may be absent, and must not contradict themselves where they are there.
 
     Raises:
         ManifestError: a table cannot be read, or a column is absent, contradictory, or holds what it cannot.
@@ -133,7 +134,7 @@ def read_cases(paths: Path | Sequence[Path], spec: CaseSpec | None = None) -> Ca
         columns["event"] = ""
     for column in spec.clinical:
         found.column(column, (), name)
-    wanted = [*filter(None, columns.values()), *(each.lower() for each in spec.clinical)]
+    wanted = [*filter(None, columns.values()), *(each.lower() for each in (*spec.clinical, *also))]
     found.check(wanted, name)
     cases = tuple(_case(who, found, columns, name) for who in sorted(found.values))
     return CaseTable(cases, columns, name, tuple(_notes(cases, columns)))

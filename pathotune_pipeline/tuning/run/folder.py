@@ -42,13 +42,18 @@ HEAD = "head.safetensors"
 _OWN = (ADAPTER, HEAD, "model.safetensors", "config.json", "card.json", "history.csv", "splits.csv", "predictions.csv")
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
+def check_out(out: Path, *, overwrite: bool, card: str = CARD) -> None:
     """Make sure that a result may be written to a folder; the state of a training that was cut off may lie there.
+
+    Args:
+        out: the folder.
+        overwrite: whether an older result may be replaced.
+        card: the file that a finished result has.
 
     Raises:
         OutputExistsError: a finished result lies there, or something else.
     """
-    if (out / CARD).is_file():
+    if (out / card).is_file():
         if overwrite:
             return  # it stays until there is a new one
         raise OutputExistsError(f"{out}: holds a finished adaptation. Give another --out, or --overwrite.")
@@ -126,16 +131,16 @@ def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def finish(out: Path, card: Mapping[str, Any]) -> None:
+def finish(out: Path, card: Mapping[str, Any], *, name: str = CARD) -> None:
     """Write the card, with which the folder is whole, and drop the state of the training."""
-    write_atomically(out / CARD, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(out / name, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
     (out / COURSE).unlink(missing_ok=True)
 
 
-def begin(out: Path) -> None:
-    """Make the folder, without the files of an older result."""
+def begin(out: Path, files: Sequence[str] = (CARD, *_OWN)) -> None:
+    """Make the folder, without the files of an older result; of these names the card is the first."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in (CARD, *_OWN):
+    for name in files:
         (out / name).unlink(missing_ok=True)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from pathotune_pipeline.errors import PathotuneError
 from pathotune_pipeline.evaluation.metrics.score import once
-from pathotune_pipeline.tuning.cases.judges import ALL, Judges, JudgeSpec, fit_cox, fit_judges
+from pathotune_pipeline.tuning.cases.judges import ALL, Judges, fit_cox, fit_judges
 from pathotune_pipeline.tuning.cases.scoring import answer, score_cases, stratified_concordance
+from pathotune_pipeline.tuning.cases.spec import JudgeSpec
 from pathotune_pipeline.tuning.cases.table import Case
 
 
