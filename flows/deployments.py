@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-from zoneinfo import ZoneInfo, available_timezones
+from typing import Any, Literal, cast
+from zoneinfo import available_timezones
 
 from prefect import Flow
 from prefect.client.orchestration import get_client
@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron
 from pydantic import ValidationError
 
 import flows.environment  # noqa: F401 - before Prefect
@@ -134,13 +135,12 @@ def deployments_of(spec: DeploymentsSpec) -> list[RunnerDeployment]:
         limit = each.concurrency_limit and ConcurrencyLimitConfig(
             limit=each.concurrency_limit, collision_strategy=strategy
         )
-        schedule = CronSchedule(cron=each.cron, timezone=each.timezone or str(ZoneInfo("UTC"))) if each.cron else None
-        found.append(
-            FLOWS[each.flow].to_deployment(  # type: ignore[attr-defined]
-                name, schedule=schedule, paused=each.paused, concurrency_limit=limit or None, parameters=each.parameters,
-                tags=list(each.tags) or None, work_pool_name=each.work_pool, entrypoint_type=EntrypointType.MODULE_PATH,
-            )
+        schedule = Cron(each.cron, timezone=each.timezone or "UTC") if each.cron else None
+        made = FLOWS[each.flow].to_deployment(
+            name, schedule=schedule, paused=each.paused, concurrency_limit=limit or None, parameters=each.parameters,
+            tags=list(each.tags) or None, work_pool_name=each.work_pool, entrypoint_type=EntrypointType.MODULE_PATH,
         )  # fmt: skip
+        found.append(cast(RunnerDeployment, made))  # called where no loop runs, it gives no coroutine
     return found
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+
+from pathotune_pipeline.execution.reach import answers, without_login
 
 STARTUP_S = 180
 """A server migrates its database when it is new, which takes longer than Prefect waits."""
@@ -32,17 +30,6 @@ def prepare() -> None:
 prepare()
 
 
-def answers(address: str, timeout_s: float = 5.0) -> bool:
-    """Whether a Prefect server answers at the address of its API; one that wants a login answers too."""
-    try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=timeout_s).close()
-    except urllib.error.HTTPError as error:
-        return error.code in (401, 403)
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    return True
-
-
 def server_problem() -> str:
     """Why no Prefect server can be told of anything, and what to do; empty where one answers."""
     from prefect.settings import get_current_settings
@@ -54,14 +41,8 @@ def server_problem() -> str:
             "http://127.0.0.1:4200/api; or use `pathotune serve`, which needs none."
         )
     if not answers(address):
-        return f"No Prefect server answers at {_bare(address)}. Start it, or mend PREFECT_API_URL."
+        return f"No Prefect server answers at {without_login(address)}. Start it, or mend PREFECT_API_URL."
     return ""
-
-
-def _bare(address: str) -> str:
-    """An address without what it may hold of a login."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path
 
 
 @contextmanager
@@ -73,7 +54,7 @@ def local_server(port: int) -> Iterator[str]:
     """
     named = os.environ.get("PREFECT_API_URL")
     if named:
-        yield _bare(named)
+        yield without_login(named)
         return
     address = f"http://127.0.0.1:{port}/api"
     if answers(address):

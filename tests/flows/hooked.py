@@ -41,6 +41,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", self.server.location)
         self.end_headers()
 
+    def do_GET(self) -> None:
+        known = {"/hook-SECRETPATH/health": b"true", "/hook-SECRETPATH/admin/version": b'"3.0.1"'}
+        self.send_response(200 if self.path in known else 404)
+        self.end_headers()
+        self.wfile.write(known.get(self.path, b""))
+
     def log_message(self, *words: object) -> None:
         pass
 
