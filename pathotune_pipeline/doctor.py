@@ -19,7 +19,7 @@ NEEDED_FREE_FILES = 320_000
 """Some 10,000 slides with one encoder."""
 NEEDED_OPEN_FILES = 1024
 FASTAPI_LIMIT = (0, 151)
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_FILES: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
 _SAME = ("python", "distributed", "msgpack", "numpy")
 """What workers elsewhere must have in the same version as this machine, or nearly."""
 

@@ -161,6 +161,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     if arguments.store is None:
         raise UsageError("--store: the flow keeps features in a store. Name one; it is made if it is new.")
+    if arguments.features:
+        raise UsageError("--features goes without the flow: it makes the model's own features.")
     extract_verb.source(arguments)
     told = predict_flow(
         model=str(arguments.model), out=str(arguments.out), pin=arguments.pin, overwrite=arguments.overwrite,
