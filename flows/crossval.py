@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 import flows.environment  # noqa: F401 - before Prefect
+from flows.notify import tell_of_failure
 from pathotune_pipeline import config
 from pathotune_pipeline.evaluation.crossval import CrossvalSpec
+from pathotune_pipeline.evaluation.result import CrossvalResult
 from pathotune_pipeline.evaluation.study import Study, run_study
 from pathotune_pipeline.models.card import card_writer
 
@@ -19,14 +22,18 @@ from pathotune_pipeline.models.card import card_writer
 @task(name="cross-validate", cache_policy=NO_CACHE, persist_result=False)
 def crossval_task(study: Study, spec: CrossvalSpec) -> dict[str, Any]:
     """Cross-validate one head; its scores and notes."""
-    results, notes = run_study(study, spec, finish=card_writer(study))
+    return told_of(*run_study(study, spec, finish=card_writer(study)))
+
+
+def told_of(results: Mapping[str, CrossvalResult], notes: Sequence[str]) -> dict[str, Any]:
+    """Scores and notes in plain values; of several targets the scores by target."""
     said = [note for result in results.values() for note in result.notes]
     scores = {name: result.scores for name, result in results.items()}
     told = {"scores": next(iter(scores.values()))} if len(scores) == 1 else {"targets": scores}
     return {**told, "notes": list(dict.fromkeys([*said, *notes]))}
 
 
-@flow(name="crossval", persist_result=False)
+@flow(name="crossval", persist_result=False, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
 def crossval_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect's pages
     store: str,
     features: str,
@@ -56,13 +63,25 @@ def crossval_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefec
     targets = (target,) if isinstance(target, str) else tuple(target)
     study = Study(store, features, Path(labels), targets, Path(out), overwrite, Path(cache) if cache else None)
     told = crossval_task(study, spec)
+    tell_scores(told, f"{spec.head} on `{features}`", targets[0], key="crossval-summary")
+    return told
+
+
+def tell_scores(told: Mapping[str, Any], title: str, target: str, *, key: str) -> None:
+    """Leave an artifact with the scores of each target.
+
+    Args:
+        told: of `crossval_task`, or of the train flow's.
+        title: what was trained on what.
+        target: name of the only target, where there is one.
+        key: of the artifact.
+    """
     lines: list[str] = []
-    for name, scores in told.get("targets", {targets[0]: told.get("scores")}).items():
-        lines += [f"# {spec.head} on `{features}`, target `{name}`", ""]
+    for name, scores in told.get("targets", {target: told.get("scores")}).items():
+        lines += [f"# {title}, target `{name}`", ""]
         lines += ["| score | value | 95 % interval |", "|---|---|---|"]
         shown = ("auroc", "balanced_accuracy") if "brier" in scores else scores
         for score_name, score in ((each, scores[each]) for each in shown):
             if score["low"] is not None:
                 lines.append(f"| {score_name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
-    create_markdown_artifact(key="crossval-summary", markdown="\n".join(lines), description="Out-of-fold scores")
-    return told
+    create_markdown_artifact(key=key, markdown="\n".join(lines), description="Scores of slides that were held out")

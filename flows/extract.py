@@ -12,6 +12,8 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 import flows.environment  # noqa: F401 - before Prefect
+from flows.night import MOST_ROWS, cell, night_of, night_summary
+from flows.notify import notify, tell_of_failure
 from flows.tasks import Batch, batches, extract_slides
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
@@ -29,11 +31,12 @@ from pathotune_pipeline.features.telemetry import sentence
 from pathotune_pipeline.store.store import FeatureStore
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=16)
-MOST_ROWS = 200
-"""Slides named in an artifact; the report names them all."""
 
 
-@flow(name="extract", persist_result=False, task_runner=RUNNER)
+HOOKS: dict[str, Any] = {"on_failure": [tell_of_failure], "on_crashed": [tell_of_failure]}
+
+
+@flow(name="extract", persist_result=False, task_runner=RUNNER, **HOOKS)
 def extract_flow(
     store: str,
     slides: str | None = None,
@@ -56,15 +59,32 @@ def extract_flow(
         features, run, counts, outcomes of every slide, stream, files passed over; the same of other encoders' sets.
     """
     tree = config.check((*config.EXTRACTION, "execution"), settings or {})
-    key = Pseudonymiser.from_file(Path(pseudonymise)) if pseudonymise else None
-    listed = read_manifest(Path(slides) if slides else None, Path(manifest) if manifest else None, rescans=rescans)
-    listed = listed.pseudonymised(key) if key else listed
+    listed, key = read_slides(slides, manifest, pseudonymise, rescans)
     spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
     execution = ExecutionSpec.parse(tree["execution"].model_dump())
     result = run_extract(listed, spec, FeatureStore(store), execution, key)
-    told = "\n\n".join(summary(each) for each in result.each())
-    create_markdown_artifact(key="extract-summary", markdown=told, description="What became of every slide")
+    tell_of_slides(listed, result)
     return result.as_dict()
+
+
+def read_slides(
+    slides: str | None, manifest: str | None, pseudonymise: str | None, rescans: Rescans
+) -> tuple[Manifest, Pseudonymiser | None]:
+    """The slides that a flow's parameters name, pseudonymised where asked, and the pseudonymiser."""
+    key = Pseudonymiser.from_file(Path(pseudonymise)) if pseudonymise else None
+    listed = read_manifest(Path(slides) if slides else None, Path(manifest) if manifest else None, rescans=rescans)
+    return (listed.pseudonymised(key) if key else listed), key
+
+
+def tell_of_slides(manifest: Manifest, result: ExtractResult) -> dict[str, Any]:
+    """Leave an artifact on what became of every slide, and tell the webhook where some failed; what the night was."""
+    night = night_of(manifest, result)
+    told = "\n\n".join([night_summary(night), *(summary(each) for each in result.each())])
+    create_markdown_artifact(key="extract-summary", markdown=told, description="What became of every slide")
+    bad = {name: list(night[name]) for name in ("failed", "quarantined") if night[name]}
+    if bad:
+        notify("slides", str(flow_run.flow_name), run=str(flow_run.name), slides=bad, counts=result.counts())
+    return night
 
 
 def run_extract(
@@ -129,11 +149,7 @@ def summary(result: ExtractResult) -> str:
     rest = [outcome for outcome in result.outcomes if outcome.status not in ("committed", "left")]
     if rest:
         lines += ["", "| slide | status | reason |", "|---|---|---|"]
-        lines += [f"| {_cell(o.slide_id)} | {o.status} | {_cell(o.reason)} |" for o in rest[:MOST_ROWS]]
+        lines += [f"| {cell(o.slide_id)} | {o.status} | {cell(o.reason)} |" for o in rest[:MOST_ROWS]]
         if len(rest) > MOST_ROWS:
             lines += ["", f"... and {len(rest) - MOST_ROWS} more; see the report."]
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

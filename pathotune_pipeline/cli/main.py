@@ -69,6 +69,8 @@ VERBS = {
     "info": Verb("facts about slides: vendor, size, levels, mpp", "pathotune_pipeline.cli.info"),
     "doctor": Verb("whether this machine has what is needed", "pathotune_pipeline.cli.doctor"),
     "flow": Verb("the same work as Prefect flows", "pathotune_pipeline.cli.flow"),
+    "deploy": Verb("schedules on a Prefect server, as a file says", "pathotune_pipeline.cli.deploy"),
+    "serve": Verb("schedules on one workstation", "pathotune_pipeline.cli.serve"),
     "config": Verb("every setting as YAML", "pathotune_pipeline.cli.settings"),
     "pseudonyms": Verb("the pseudonyms of an archive's slides, for label tables", "pathotune_pipeline.cli.pseudonyms"),
     "study": Verb("methods held against each other: data, domains, a fixed protocol", "pathotune_pipeline.cli.study"),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pathotune_pipeline.cli.flags import store_address
 
 if TYPE_CHECKING:
-    from pathotune_pipeline.store.reviews import Review
+    from pathotune_pipeline.store.reviews import Review, Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,5 +78,5 @@ def _asked(arguments: argparse.Namespace) -> list[Review] | None:
         if arguments.verdict or arguments.comment:
             raise UsageError("No slide was named. Give --slide ID, or --csv with a table of reviews.")
         return None
-    verdict = arguments.verdict or "comment"
+    verdict: Verdict = arguments.verdict or "comment"
     return [Review(slide, verdict, arguments.by, arguments.comment) for slide in arguments.slides]

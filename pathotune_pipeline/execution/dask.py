@@ -45,8 +45,10 @@ class _ResultLostError(WorkerLostError):
 
 
 _GONE = WorkerLostError("the Dask scheduler went away. Start it and run again.")
+DEADLY = "its worker process died"
+"""How the reason begins of an item that is given up because processes died under it."""
 _DEADLY = WorkerLostError(
-    f"its worker process died {ALLOWED_DEATHS + 1} times under it, {ALLOWED_DEATHS} times with nothing else in hand. Look at "
+    f"{DEADLY} {ALLOWED_DEATHS + 1} times under it, {ALLOWED_DEATHS} times with nothing else in hand. Look at "
     "memory, and open the slide alone with `pathotune info`."
 )
 

@@ -20,6 +20,9 @@ from pathotune_pipeline.features.plan import ExtractSpec, Recipe, SlideJob, make
 from pathotune_pipeline.features.slide_work import outcome_of_record
 from pathotune_pipeline.store.store import FeatureStore
 
+REFUSED = "refused by the audit"
+"""How the reason begins of a slide that is not even opened."""
+
 
 @dataclass(slots=True)
 class ExtractPlan:
@@ -98,7 +101,7 @@ def plan_extract(
     plan = ExtractPlan(recipes, [], [], cache, manifest.items, guidance, removed)
     for item in manifest.items:
         if item.refused is not None:
-            reason = redact(f"refused by the audit: {item.refused}", item.path, item.slide_id)
+            reason = redact(f"{REFUSED}: {item.refused}", item.path, item.slide_id)
             plan.done += [failed(item, recipe, reason) for recipe in recipes]
             continue
         mpp, guided = given_mpp(item, spec), guidance[item.slide_id]

@@ -147,11 +147,36 @@ def test_the_nightly_flow_extracts_and_reports_against_a_real_server(
     assert done.returncode == 3, done.stderr
     assert (tmp_path / "r" / "report.html").stat().st_size > 10_000
     runs = {run["id"]: run for run in ask(server, "flow_runs/filter", {"limit": 50})}
-    assert sorted(run["state_name"] for run in runs.values()) == ["Completed", "Completed"]
+    assert [run["state_name"] for run in runs.values()] == ["Completed"]
     artifacts = ask(server, "artifacts/filter", {"limit": 50})
     assert any("broken.svs" in str(artifact["data"]) for artifact in artifacts)
     again = pathotune(home, *words, "--executor", "serial", "--out", tmp_path / "r", "--json", PREFECT_API_URL=server)
     assert json.loads(again.stdout)["counts"]["computed"] == 0
+
+
+def test_deployments_on_a_real_server(home: Path, server: str, tmp_path: Path) -> None:
+    file = tmp_path / "deployments.yaml"
+    file.write_text((ROOT / "configs" / "deployments.yaml").read_text())
+    for limit in (2, 3):  # the second time brings it up to date
+        file.write_text(file.read_text().replace("concurrency_limit: 2", f"concurrency_limit: {limit}"))
+        done = pathotune(home, "deploy", "--file", file, "--json", PREFECT_API_URL=server)
+        assert done.returncode == 0, done.stderr
+        made = json.loads(done.stdout)
+        found = {each["id"]: each for each in ask(server, "deployments/filter", {})}
+        assert {found[made[name]]["name"]: name for name in made} == {
+            "nightly": "nightly/nightly",
+            "train": "train/train",
+        }
+        assert len(found) == 2
+        (pool,) = ask(server, "work_pools/filter", {})
+        assert (pool["name"], pool["type"], pool["concurrency_limit"]) == ("archive", "process", limit)
+    night = found[made["nightly/nightly"]]
+    assert night["entrypoint"] == "flows.nightly.nightly_flow"
+    assert night["path"] in (None, ".")
+    assert [each["schedule"]["cron"] for each in night["schedules"]] == ["0 22 * * *"]
+    assert night["global_concurrency_limit"]["limit"] == 1
+    assert night["parameters"]["settings"]["execution"] == {"until": "06:00"}
+    assert found[made["train/train"]]["schedules"] == []
 
 
 def test_a_failure_that_passes_is_tried_again(home: Path, tmp_path: Path, small_archive: Path) -> None:
