@@ -21,7 +21,9 @@ from pathotune_pipeline.store.store import CommitRecord, FeatureStore
 Kind = Literal["failed", "quarantined", "changed", "again", "new", "left", "unchanged"]
 KINDS: tuple[Kind, ...] = ("failed", "quarantined", "changed", "again", "new", "left", "unchanged")
 """In the order in which people want to see them."""
-QUARANTINE = ("refused by the audit", "its worker process died", "rejected")
+REJECTED = "rejected in review"
+"""How reasons begin of slides that a reviewer rejected; a run passes them over."""
+QUARANTINE = ("refused by the audit", "its worker process died", REJECTED)
 """How reasons begin of slides that are kept away, rather than tried and failed."""
 LEFT = ("the run ended before its turn", "the run has not come to it")
 """How reasons begin of slides whose turn did not come."""
@@ -137,9 +139,8 @@ def collect_night(store: FeatureStore, *, run_id: str | None = None, features: s
     )  # fmt: skip
     night.slides = _slides(store, night, night_runs, before)
     night.removed = _removed(last, before)
-    night.passed_over = Counter(
-        str(pair[-1]).partition(": ")[0] for pair in last.record.get("passed_over") or [] if pair
-    ).most_common()
+    passed = [str(pair[-1]).partition(": ")[0] for pair in last.record.get("passed_over") or [] if pair]
+    night.passed_over = Counter(reason for reason in passed if not reason.startswith(REJECTED)).most_common()
     night.seconds = sum(float((run.record.get("work") or {}).get("seconds") or 0) for run in night_runs)
     night.stream = last.record.get("stream") or {}
     night.recent = [run_row(run) for run in reversed(runs)]
@@ -214,13 +215,17 @@ def _slides(store: FeatureStore, night: Night, runs: Sequence[Run], before: Sequ
         if slide.computed:
             slide.stages = dict(made[slide_id].get("stages") or {})
         slides.append(slide)
+    for slide_id, reason in _rejected(runs[-1]):
+        row = slide_row(slide_id, known.get(slide_id), records.get(slide_id))
+        row.reason = reason
+        slides.append(NightSlide(row, "quarantined", record=records.get(slide_id)))
     _add_facts(store, slides)
     return sorted(slides, key=lambda slide: KINDS.index(slide.kind))
 
 
 def _kind(row: SlideRow, told: Mapping[str, Any], made: Mapping[str, Any] | None, earlier: set[str] | None) -> Kind:
-    if row.status == "failed":
-        if told.get("unreached") or row.reason.startswith(LEFT):
+    if row.status in ("failed", "left"):
+        if row.status == "left" or told.get("unreached") or row.reason.startswith(LEFT):
             return "left"
         return "quarantined" if row.reason.startswith(QUARANTINE) else "failed"
     if made is None:
@@ -228,6 +233,12 @@ def _kind(row: SlideRow, told: Mapping[str, Any], made: Mapping[str, Any] | None
     if not earlier:
         return "new"
     return "again" if str(made.get("identity")) in earlier else "changed"
+
+
+def _rejected(run: Run) -> list[tuple[str, str]]:
+    """Slides that the run passed over because a reviewer had rejected them, with the reason."""
+    pairs = [(str(pair[0]), str(pair[-1])) for pair in run.record.get("passed_over") or [] if len(pair) == 2]
+    return [(slide_id, reason) for slide_id, reason in pairs if reason.startswith(REJECTED)]
 
 
 def _earlier_identities(store: FeatureStore, night: Night) -> dict[str, set[str]]:

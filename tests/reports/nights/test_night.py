@@ -73,6 +73,15 @@ def test_a_run_that_was_killed_says_what_is_left(archive: SimpleNamespace) -> No
     assert kinds(archive) == {"done.svs": "new", "not-begun.svs": "left"}
 
 
+def test_slides_that_a_reviewer_rejected_are_kept_away(archive: SimpleNamespace) -> None:
+    passed = [["old-05.svs", "rejected in review"], ["notes.txt", "no slide"]]
+    archive.night([], gone=("old-05.svs",), passed_over=passed)
+    found = collect_night(archive.store)
+    (slide,) = found.of("quarantined")
+    assert (slide.row.slide_id, slide.row.reason) == ("old-05.svs", "rejected in review")
+    assert found.passed_over == [("no slide", 1)]
+
+
 def test_runs_are_named_by_their_beginning(archive: SimpleNamespace, fake: SimpleNamespace) -> None:
     first = sorted(path.name for path in (archive.store.root / "runs").iterdir())[0]
     archive.night([archive.fresh("new.svs")])
