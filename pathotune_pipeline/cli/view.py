@@ -36,7 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.viewer.app import Viewer, create_app
     from pathotune_pipeline.viewer.catalogue import Catalogue
     from pathotune_pipeline.viewer.layers import AttentionSource
-    from pathotune_pipeline.viewer.reviewing import open_reviews
     from pathotune_pipeline.viewer.serve import serve
     from pathotune_pipeline.viewer.spec import ViewSpec, read_token
 
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     slides = source(arguments)[0] if arguments.slides or arguments.manifest else None
     catalogue = Catalogue(store, features=arguments.features, slides=slides)
     attention = AttentionSource(maps=arguments.maps, model=arguments.model)
-    app = create_app(Viewer(catalogue, attention=attention, reviews=open_reviews(store)), token=token)
+    app = create_app(Viewer(catalogue, attention=attention), token=token)
 
     def on_ready(address: str) -> None:
         print(f"{len(catalogue.slides)} slides of {catalogue.features or 'no feature set'}: {address}", flush=True)

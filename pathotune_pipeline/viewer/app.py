@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from starlette.routing import Route
 
 from pathotune_pipeline.archive.identity import redact
 from pathotune_pipeline.errors import PathotuneError, StoreUnwritableError, UsageError
+from pathotune_pipeline.store.reviews import Review, add_review, read_reviews
 from pathotune_pipeline.version import VERSION
 from pathotune_pipeline.viewer.catalogue import Catalogue, ShownSlide, listed
 from pathotune_pipeline.viewer.deep_zoom import OVERLAP_PX, TILE_PX
 from pathotune_pipeline.viewer.guard import Guard
 from pathotune_pipeline.viewer.layers import AttentionSource, tile_layer, tissue_layer
 from pathotune_pipeline.viewer.pixels import Pixels
-from pathotune_pipeline.viewer.reviewing import ReviewBook
 
 HERE = Path(__file__).parent
 STATIC = {
@@ -41,10 +42,8 @@ KEEP = {"Cache-Control": "private, max-age=3600"}
 class Viewer:
     """Answers to requests about one store's slides."""
 
-    def __init__(
-        self, catalogue: Catalogue, *, attention: AttentionSource | None = None, reviews: ReviewBook | None = None
-    ) -> None:
-        self.catalogue, self.attention, self.reviews = catalogue, attention, reviews
+    def __init__(self, catalogue: Catalogue, *, attention: AttentionSource | None = None) -> None:
+        self.catalogue, self.attention = catalogue, attention
         self.pixels = Pixels(catalogue)
         loader = jinja2.FileSystemLoader(HERE / "templates")
         self._pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
@@ -87,7 +86,7 @@ class Viewer:
             page.render(
                 store=self.catalogue.name, features=self.catalogue.features, handle=handles[at], row=slide.row,
                 before=handles[at - 1] if at else "", after=handles[at + 1] if at + 1 < len(handles) else "",
-                can_review=self.reviews is not None, version=VERSION,
+                version=VERSION,
             )
         )  # fmt: skip
 
@@ -108,12 +107,10 @@ class Viewer:
     def _told(self, slide: ShownSlide, handle: str) -> dict[str, Any]:
         row, trouble = slide.row, self.pixels.trouble(slide)
         pyramid = None if slide.size is None and trouble else self.pixels.pyramid(slide)
-        reviews, review_trouble = [], ""
-        if self.reviews is not None:
-            try:
-                reviews = self.reviews.of(slide.slide_id, slide.key)
-            except PathotuneError as error:
-                review_trouble = str(error)
+        try:
+            reviews, review_trouble = read_reviews(self.catalogue.store, slide.key), ""
+        except PathotuneError as error:
+            reviews, review_trouble = [], str(error)
         return {
             **listed(slide, handle),
             "width": pyramid.size.width if pyramid else 0,
@@ -124,7 +121,7 @@ class Viewer:
             "area_mm2": row.area_mm2,
             "note": trouble,
             "problem": row.problem,
-            "reviews": reviews,
+            "reviews": [asdict(review) for review in reviews],
             "review_trouble": review_trouble,
         }
 
@@ -150,19 +147,17 @@ class Viewer:
 
     async def review(self, request: Request) -> Response:
         slide = self._slide(request)
-        if self.reviews is None:
-            raise HTTPException(501, "This store keeps no reviews.")
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > MOST_REVIEW_BYTES:
                 raise HTTPException(413, f"A review has at most {MOST_REVIEW_BYTES} bytes.")
-        fields = _review_fields(bytes(body))
-        kept = await run_in_threadpool(self.reviews.add, slide.slide_id, slide.key, **fields)
-        return JSONResponse(kept, 201)
+        review = _review(slide.slide_id, bytes(body))
+        kept = await run_in_threadpool(add_review, self.catalogue.store, slide.key, review)
+        return JSONResponse(asdict(kept), 201)
 
 
-def _review_fields(body: bytes) -> dict[str, str]:
+def _review(slide_id: str, body: bytes) -> Review:
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
@@ -170,7 +165,7 @@ def _review_fields(body: bytes) -> dict[str, str]:
     names = ("verdict", "by", "comment")
     if not isinstance(told, dict) or not all(isinstance(told.get(name, ""), str) for name in names):
         raise HTTPException(400, "A review is a JSON object with the texts verdict, by and comment.")
-    return {name: told.get(name, "") for name in names}
+    return Review(slide_id, told.get("verdict", ""), told.get("by", ""), told.get("comment", ""))
 
 
 async def _say_error(request: Request, error: Exception) -> Response:

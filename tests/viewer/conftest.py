@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,14 @@ from starlette.testclient import TestClient
 from pathotune_pipeline.archive.identity import key_of
 from pathotune_pipeline.archive.manifest import read_manifest
 from pathotune_pipeline.cli import main
-from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.store.layout import REVIEWS
+from pathotune_pipeline.store.reviews import read_reviews
 from pathotune_pipeline.store.store import open_store
 from pathotune_pipeline.viewer.app import Viewer, create_app
 from pathotune_pipeline.viewer.catalogue import Catalogue, handle_of
 from pathotune_pipeline.viewer.layers import AttentionSource
 
 TOKEN = "a token of more than 16 letters"
-
-
-@dataclass
-class Book:
-    """Reviews in memory."""
-
-    kept: list[dict[str, str]] = field(default_factory=list)
-
-    def of(self, slide_id: str, slide_key: str) -> list[dict[str, str]]:
-        return [each for each in self.kept if each["slide_id"] == slide_id]
-
-    def add(self, slide_id: str, slide_key: str, *, verdict: str, by: str, comment: str) -> dict[str, str]:
-        if not by:
-            raise UsageError("nobody is named. Say who reviewed it.")
-        review = {"slide_id": slide_id, "verdict": verdict, "by": by, "comment": comment, "at": "2026-01-01T00:00:00Z"}
-        self.kept.append(review)
-        return review
 
 
 @dataclass
@@ -54,16 +38,19 @@ class Place:
     store: Path
     maps: Path
     slide_id: str
-    book: Book = field(default_factory=Book)
 
     @property
     def handle(self) -> str:
         return handle_of(self.slide_id)
 
-    def viewer(self, *, with_files: bool = True, with_reviews: bool = True) -> Viewer:
+    def viewer(self, *, with_files: bool = True) -> Viewer:
         slides = read_manifest(self.archive, None) if with_files else None
         catalogue = Catalogue(open_store(self.store), slides=slides)
-        return Viewer(catalogue, attention=AttentionSource(maps=self.maps), reviews=self.book if with_reviews else None)
+        return Viewer(catalogue, attention=AttentionSource(maps=self.maps))
+
+    def reviews(self) -> list[tuple[str, str, str, str]]:
+        """Slide, verdict, by and comment of each review that is kept."""
+        return [(each.slide_id, each.verdict, each.by, each.comment) for each in read_reviews(open_store(self.store))]
 
     def client(self, *, token: str | None = None, host: str = "localhost", **more: Any) -> TestClient:
         app = create_app(self.viewer(**more), token=token)
@@ -104,5 +91,5 @@ def made(tmp_path_factory: pytest.TempPathFactory, small_archive: Path) -> Place
 
 @pytest.fixture
 def place(made: Place) -> Place:
-    made.book.kept.clear()
+    shutil.rmtree(made.store / REVIEWS, ignore_errors=True)
     return made

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pathotune_pipeline.errors import StoreUnwritableError
 from pathotune_pipeline.slides.open import open_slide
+from pathotune_pipeline.store.reviews import rejected_keys
+from pathotune_pipeline.store.store import open_store
 from pathotune_pipeline.viewer.app import STATIC
 from pathotune_pipeline.viewer.catalogue import handle_of
 from tests.viewer.conftest import Place
@@ -139,17 +142,29 @@ def test_reviews_are_kept_and_told(place: Place) -> None:
     said = {"verdict": "reject", "by": "Ada", "comment": "out of focus"}
     answer = client.post(address, json=said)
     assert (answer.status_code, answer.json()["by"]) == (201, "Ada")
-    assert client.get(f"/api/slides/{place.handle}").json()["reviews"] == place.book.kept
+    assert client.get(f"/api/slides/{place.handle}").json()["reviews"] == [answer.json()]
     assert client.post(address, json={"verdict": "reject"}).status_code == 400
+    assert client.post(address, json={**said, "verdict": "perhaps"}).status_code == 400
+    assert client.post(address, json={**said, "verdict": "comment", "comment": " "}).status_code == 400
     assert "nobody is named" in client.post(address, json={"verdict": "accept", "by": ""}).json()["error"]
     for body in (b"{", b"[]", b'{"by": 3}', b"\xff", b"[" * 15_000):
         assert client.post(address, content=body, headers={"Content-Type": "application/json"}).status_code == 400
     large = client.post(address, json={**said, "comment": "x" * 30_000})
     assert large.status_code == 413
     assert client.get(address).status_code == 405
-    assert len(place.book.kept) == 1
-    assert place.client(with_reviews=False).post(address, json=said).status_code == 501
+    assert place.reviews() == [(SLIDE, "reject", "Ada", "out of focus")]
+    assert rejected_keys(open_store(place.store)) == {SLIDE}
     assert client.post(f"/api/slides/{'0' * 24}/reviews", json=said).status_code == 404
+
+
+def test_a_store_that_cannot_be_written_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StoreUnwritableError("the store is full")
+
+    monkeypatch.setattr("pathotune_pipeline.viewer.app.add_review", full)
+    said = {"verdict": "reject", "by": "Ada", "comment": ""}
+    answer = place.client().post(f"/api/slides/{place.handle}/reviews", json=said)
+    assert (answer.status_code, answer.json()) == (507, {"error": "the store is full"})
 
 
 def test_errors_of_one_slide_are_words(place: Place, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ class Night:
         slides: every slide of the archive, what happened first.
         removed: ids of slides that left the archive: since the last night, and before.
         passed_over: why files were no slides, and how many.
+        rescans: slides that newer scans replace, with those.
         seconds: of wall time, of the runs that ended.
         stream: tiles, seconds, tiles_per_s, device_busy, bytes_read.
         recent: the set's last runs, newest first.
@@ -91,6 +92,7 @@ class Night:
     slides: list[NightSlide] = field(default_factory=list)
     removed: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
     passed_over: list[tuple[str, int]] = field(default_factory=list)
+    rescans: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     stream: Mapping[str, float] = field(default_factory=dict)
     recent: list[RunRow] = field(default_factory=list)
@@ -139,8 +141,11 @@ def collect_night(store: FeatureStore, *, run_id: str | None = None, features: s
     )  # fmt: skip
     night.slides = _slides(store, night, night_runs, before)
     night.removed = _removed(last, before)
-    passed = [str(pair[-1]).partition(": ")[0] for pair in last.record.get("passed_over") or [] if pair]
-    night.passed_over = Counter(reason for reason in passed if not reason.startswith(REJECTED)).most_common()
+    pairs = [(str(pair[0]), str(pair[-1])) for pair in last.record.get("passed_over") or [] if pair]
+    here = {slide.row.slide_id for slide in night.slides}
+    night.rescans = [(name, newer) for name, reason in pairs if (newer := reason.rpartition(": ")[2]) in here]
+    told = Counter(reason.partition(": ")[0] for _, reason in pairs if not reason.startswith(REJECTED))
+    night.passed_over = told.most_common()
     night.seconds = sum(float((run.record.get("work") or {}).get("seconds") or 0) for run in night_runs)
     night.stream = last.record.get("stream") or {}
     night.recent = [run_row(run) for run in reversed(runs)]
@@ -258,7 +263,7 @@ def _failing(before: Iterable[Run]) -> dict[str, int]:
     for run in before:
         for slide_id, outcome in outcomes_of(run).items():
             reason = str(outcome.get("reason") or "")
-            if outcome.get("unreached") or reason.startswith(LEFT):
+            if outcome.get("status") == "left" or outcome.get("unreached") or reason.startswith(LEFT):
                 continue
             found[slide_id] = found.get(slide_id, 0) + 1 if outcome.get("status") == "failed" else 0
     return found

@@ -42,22 +42,20 @@
   showReviews(reviews);
 
   const by = one("by");
-  if (by) {
-    by.value = localStorage.getItem("reviewer") || "";
-    for (const button of document.querySelectorAll("[data-verdict]")) {
-      button.addEventListener("click", async () => {
-        const said = { verdict: button.dataset.verdict, by: by.value, comment: one("comment").value };
-        const answer = await fetch(`${here}/reviews`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) });
-        const told = await answer.json();
-        one("answer").textContent = answer.ok ? "Kept." : told.error;
-        one("answer").className = answer.ok ? "" : "note";
-        if (!answer.ok) return;
-        localStorage.setItem("reviewer", by.value);
-        one("comment").value = "";
-        reviews.push(told);
-        showReviews(reviews);
-      });
-    }
+  by.value = localStorage.getItem("reviewer") || "";
+  for (const button of document.querySelectorAll("[data-verdict]")) {
+    button.addEventListener("click", async () => {
+      const said = { verdict: button.dataset.verdict, by: by.value, comment: one("comment").value };
+      const answer = await fetch(`${here}/reviews`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) });
+      const told = await answer.json();
+      one("answer").textContent = answer.ok ? "Kept." : told.error;
+      one("answer").className = answer.ok ? "" : "note";
+      if (!answer.ok) return;
+      localStorage.setItem("reviewer", by.value);
+      one("comment").value = "";
+      reviews.push(told);
+      showReviews(reviews);
+    });
   }
   if (!slide.width) {
     note("There are no pixels to show.");
