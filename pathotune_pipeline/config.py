@@ -46,6 +46,7 @@ _HOMES = {
     "predict": "models.quality:PredictSpec",
     "heatmap": "models.heatmap:HeatmapSpec",
     "drift": "reports.nights.drift:DriftSpec",
+    "view": "viewer.spec:ViewSpec",
     "import": "exchange.geometry:ImportSpec",
     "scaling": "tuning.studies.spec:ScalingSpec",
     "domains": "tuning.studies.spec:DomainsSpec",

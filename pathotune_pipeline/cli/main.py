@@ -57,6 +57,7 @@ VERBS = {
     "predict": Verb("slides to a table of predictions, with abstentions", "pathotune_pipeline.cli.predict"),
     "heatmap": Verb("where a model looks: PNG, GeoJSON, pyramidal TIFF, tiles", "pathotune_pipeline.cli.heatmap"),
     "report": Verb("one HTML page of a store and its models", "pathotune_pipeline.cli.report"),
+    "view": Verb("slides in a browser: layers, quality flags, reviews", "pathotune_pipeline.cli.view"),
     "export": Verb("features as TRIDENT, CLAM, STAMP, LazySlide or plain tensors", "pathotune_pipeline.cli.export"),
     "import": Verb("features that TRIDENT, CLAM or STAMP made, into a store", "pathotune_pipeline.cli.bring"),
     "status": Verb("what a store holds and how its last runs went", "pathotune_pipeline.cli.status"),

@@ -111,6 +111,9 @@ def purge(store: FeatureStore, what: Forgetting, *, outside: Callable[[Forgettin
     failpoint("forget.marks")
     _rewrite_runs(store, what.slides)
     _rewrite_identities(store, frozenset(what.identities))
+    for name in store.place.names(layout.CACHE):
+        if name.startswith(layout.MEANS):  # the next night's report reads the others again
+            store.place.delete(f"{layout.CACHE}/{name}")
     outside(what)
     models = _rewrite_models(store, what.slides)
     failpoint("forget.cleared")

@@ -112,6 +112,7 @@ def test_every_setting_has_one_flag_and_a_sentence() -> None:
         ("predict",),
         ("heatmap",),
         ("drift",),
+        ("view",),
         ("patches", "encoder", "adapt"),
         ("encoder", "adapt_slides"),
         ("patches",),

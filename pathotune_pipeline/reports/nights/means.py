@@ -33,7 +33,7 @@ class FeatureMeans:
 
     def __init__(self, store: FeatureStore, features: SetName, records: Mapping[str, CommitRecord]) -> None:
         self._store, self._records = store, records
-        self._file = f"{layout.CACHE}/means-{features}.npz"
+        self._file = f"{layout.CACHE}/{layout.MEANS}{features}.npz"
         self._known = self._load()
         self._used: dict[str, np.ndarray] = {}
 

@@ -21,7 +21,9 @@ from pathotune_pipeline.store.store import CommitRecord, FeatureStore
 Kind = Literal["failed", "quarantined", "changed", "again", "new", "left", "unchanged"]
 KINDS: tuple[Kind, ...] = ("failed", "quarantined", "changed", "again", "new", "left", "unchanged")
 """In the order in which people want to see them."""
-QUARANTINE = ("refused by the audit", "its worker process died", "rejected")
+REJECTED = "rejected in review"
+"""How reasons begin of slides that a reviewer rejected; a run passes them over."""
+QUARANTINE = ("refused by the audit", "its worker process died", REJECTED)
 """How reasons begin of slides that are kept away, rather than tried and failed."""
 LEFT = ("the run ended before its turn", "the run has not come to it")
 """How reasons begin of slides whose turn did not come."""
@@ -74,6 +76,7 @@ class Night:
         slides: every slide of the archive, what happened first.
         removed: ids of slides that left the archive: since the last night, and before.
         passed_over: why files were no slides, and how many.
+        rescans: slides that newer scans replace, with those.
         seconds: of wall time, of the runs that ended.
         stream: tiles, seconds, tiles_per_s, device_busy, bytes_read.
         recent: the set's last runs, newest first.
@@ -89,6 +92,7 @@ class Night:
     slides: list[NightSlide] = field(default_factory=list)
     removed: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
     passed_over: list[tuple[str, int]] = field(default_factory=list)
+    rescans: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     stream: Mapping[str, float] = field(default_factory=dict)
     recent: list[RunRow] = field(default_factory=list)
@@ -137,9 +141,11 @@ def collect_night(store: FeatureStore, *, run_id: str | None = None, features: s
     )  # fmt: skip
     night.slides = _slides(store, night, night_runs, before)
     night.removed = _removed(last, before)
-    night.passed_over = Counter(
-        str(pair[-1]).partition(": ")[0] for pair in last.record.get("passed_over") or [] if pair
-    ).most_common()
+    pairs = [(str(pair[0]), str(pair[-1])) for pair in last.record.get("passed_over") or [] if pair]
+    here = {slide.row.slide_id for slide in night.slides}
+    night.rescans = [(name, newer) for name, reason in pairs if (newer := reason.rpartition(": ")[2]) in here]
+    told = Counter(reason.partition(": ")[0] for _, reason in pairs if not reason.startswith(REJECTED))
+    night.passed_over = told.most_common()
     night.seconds = sum(float((run.record.get("work") or {}).get("seconds") or 0) for run in night_runs)
     night.stream = last.record.get("stream") or {}
     night.recent = [run_row(run) for run in reversed(runs)]
@@ -214,13 +220,17 @@ def _slides(store: FeatureStore, night: Night, runs: Sequence[Run], before: Sequ
         if slide.computed:
             slide.stages = dict(made[slide_id].get("stages") or {})
         slides.append(slide)
+    for slide_id, reason in _rejected(runs[-1]):
+        row = slide_row(slide_id, known.get(slide_id), records.get(slide_id))
+        row.reason = reason
+        slides.append(NightSlide(row, "quarantined", record=records.get(slide_id)))
     _add_facts(store, slides)
     return sorted(slides, key=lambda slide: KINDS.index(slide.kind))
 
 
 def _kind(row: SlideRow, told: Mapping[str, Any], made: Mapping[str, Any] | None, earlier: set[str] | None) -> Kind:
-    if row.status == "failed":
-        if told.get("unreached") or row.reason.startswith(LEFT):
+    if row.status in ("failed", "left"):
+        if row.status == "left" or told.get("unreached") or row.reason.startswith(LEFT):
             return "left"
         return "quarantined" if row.reason.startswith(QUARANTINE) else "failed"
     if made is None:
@@ -228,6 +238,12 @@ def _kind(row: SlideRow, told: Mapping[str, Any], made: Mapping[str, Any] | None
     if not earlier:
         return "new"
     return "again" if str(made.get("identity")) in earlier else "changed"
+
+
+def _rejected(run: Run) -> list[tuple[str, str]]:
+    """Slides that the run passed over because a reviewer had rejected them, with the reason."""
+    pairs = [(str(pair[0]), str(pair[-1])) for pair in run.record.get("passed_over") or [] if len(pair) == 2]
+    return [(slide_id, reason) for slide_id, reason in pairs if reason.startswith(REJECTED)]
 
 
 def _earlier_identities(store: FeatureStore, night: Night) -> dict[str, set[str]]:
@@ -247,7 +263,7 @@ def _failing(before: Iterable[Run]) -> dict[str, int]:
     for run in before:
         for slide_id, outcome in outcomes_of(run).items():
             reason = str(outcome.get("reason") or "")
-            if outcome.get("unreached") or reason.startswith(LEFT):
+            if outcome.get("status") == "left" or outcome.get("unreached") or reason.startswith(LEFT):
                 continue
             found[slide_id] = found.get(slide_id, 0) + 1 if outcome.get("status") == "failed" else 0
     return found

@@ -76,7 +76,8 @@ def archive(fake: SimpleNamespace, old_archive: SimpleNamespace, tmp_path: Path)
         started, here = at or stamp(), {slide.slide_id for slide in slides} | set(gone)
         outcomes = [fake.outcome_of(each, 5, new=False) for each in old if each.slide_id not in here]
         for each in slides:
-            outcomes.append(fake.outcome_of(each, 0 if each.status == "failed" else fake.commit_slide(store, each)))
+            made = each.status in ("committed", "empty")
+            outcomes.append(fake.outcome_of(each, fake.commit_slide(store, each) if made else 0))
         fake.write_run(store, started, outcomes, removed=list(gone), **more)
 
     def fresh(name: str, *, redder: float = 0.0, mean: float = 0.0, **more: Any) -> Any:

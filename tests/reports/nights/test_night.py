@@ -23,7 +23,8 @@ def test_a_night_tells_exactly_what_happened(archive: SimpleNamespace, fake: Sim
     bad = fake.FakeSlide("bad.svs", "failed", "no reader can open it")
     refused = fake.FakeSlide("refused.svs", "failed", "refused by the audit: no mpp")
     late = fake.FakeSlide("late.svs", "failed", "the run ended before its turn. Run again.")
-    archive.night([archive.fresh("new.svs"), changed, bad, refused, late], gone=("old-03.svs",))
+    later = fake.FakeSlide("later.svs", "left", "the time was over before its turn.")
+    archive.night([archive.fresh("new.svs"), changed, bad, refused, late, later], gone=("old-03.svs",))
     found = collect_night(archive.store)
     assert kinds(archive) == {
         "new.svs": "new",
@@ -31,6 +32,7 @@ def test_a_night_tells_exactly_what_happened(archive: SimpleNamespace, fake: Sim
         "bad.svs": "failed",
         "refused.svs": "quarantined",
         "late.svs": "left",
+        "later.svs": "left",
     }
     assert found.counts()["unchanged"] == 20
     assert found.removed == (["old-03.svs"], [])
@@ -48,7 +50,7 @@ def test_the_same_file_computed_anew_is_no_change(archive: SimpleNamespace, fake
 
 def test_how_long_a_slide_has_failed(archive: SimpleNamespace, fake: SimpleNamespace) -> None:
     bad = fake.FakeSlide("bad.svs", "failed", "no reader can open it")
-    late = fake.FakeSlide("bad.svs", "failed", "the run ended before its turn. Run again.")
+    late = fake.FakeSlide("bad.svs", "left", "the time was over before its turn.")
     for hours, slide in ((-1.0, bad), (-0.8, late), (-0.6, bad), (-0.4, bad)):
         archive.night([slide], at=archive.stamp(hours))
     (slide,) = collect_night(archive.store).of("failed")
@@ -71,6 +73,17 @@ def test_a_run_that_was_killed_says_what_is_left(archive: SimpleNamespace) -> No
     found = collect_night(archive.store)
     assert not found.finished
     assert kinds(archive) == {"done.svs": "new", "not-begun.svs": "left"}
+
+
+def test_slides_that_a_reviewer_rejected_are_kept_away(archive: SimpleNamespace) -> None:
+    newer = "older scan of the same block: old-07.svs"
+    passed = [["old-05.svs", "rejected in review"], ["notes.txt", "no slide"], ["old-06.svs", newer]]
+    archive.night([], gone=("old-05.svs", "old-06.svs"), passed_over=passed)
+    found = collect_night(archive.store)
+    (slide,) = found.of("quarantined")
+    assert (slide.row.slide_id, slide.row.reason) == ("old-05.svs", "rejected in review")
+    assert found.passed_over == [("no slide", 1), ("older scan of the same block", 1)]
+    assert found.rescans == [("old-06.svs", "old-07.svs")]
 
 
 def test_runs_are_named_by_their_beginning(archive: SimpleNamespace, fake: SimpleNamespace) -> None:

@@ -16,6 +16,7 @@ from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.reports.nights import thumbnails
 from pathotune_pipeline.reports.nights.means import FeatureMeans
 from pathotune_pipeline.reports.nights.page import render_index, write_night
+from pathotune_pipeline.store.forget import Forgetting, purge
 
 NASTY = "b%2F<script>alert(1)<%2Fscript>'\"&ünï"
 REASON = "</script><img src=x onerror=alert(2)> http://example.org/x cannot be read"
@@ -108,6 +109,14 @@ def test_means_are_read_once(archive: SimpleNamespace, fake: SimpleNamespace) ->
     assert b"old-00" not in cache.read_bytes()
     cache.write_bytes(b"rubbish")
     assert np.isnan(FeatureMeans(archive.store, fake.FEATURES, records).of(names)).all()
+
+
+def test_means_of_a_forgotten_slide_go_too(archive: SimpleNamespace, tmp_path: Path) -> None:
+    archive.night([archive.fresh(f"new-{index}.svs") for index in range(5)])
+    write_night(archive.store.root, tmp_path / "out")
+    assert list((archive.store.root / "cache").glob("means-*"))
+    purge(archive.store, Forgetting({"old-01.svs": "old-01.svs"}).write(archive.store), outside=lambda what: None)
+    assert not list((archive.store.root / "cache").glob("means-*"))
 
 
 def test_pictures_of_a_huge_night_share_the_room(
