@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 import flows.environment  # noqa: F401 - before Prefect
 from flows.extract import HOOKS, RUNNER, read_slides, run_extract, tell_of_slides
 from flows.predict import extraction_changes, open_pinned, predict_task
-from flows.tasks import write_report_task
+from flows.tasks import write_night_task, write_report_task
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.audit import AuditSpec
 from pathotune_pipeline.archive.audit_new import audit_new
@@ -26,6 +26,7 @@ from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.features.reviewed import without_rejected
 from pathotune_pipeline.models.predict import model_extraction
 from pathotune_pipeline.models.quality import PredictSpec
+from pathotune_pipeline.reports.nights.drift import DriftSpec
 from pathotune_pipeline.slides.slide import SlideSpec
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
@@ -53,9 +54,9 @@ def nightly_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
 
     Args:
         store: the store's folder.
-        out: folder for report.html, predictions.csv and exports.
+        out: folder for the night's page, the index over nights, report.html, predictions.csv and exports.
         slides, manifest, pseudonymise, settings, rescans: as for the extract flow; `execution.until` is counted from the
-            time for which the night was scheduled. Sections `audit` and `predict` count too.
+            time for which the night was scheduled. Sections `audit`, `predict` and `drift` count too.
         models: folders that train or crossval wrote, to be shown in the report.
         features: the feature set to show; empty: the one just extracted.
         predict_with: a model's folder: its recipe decides which features are made, and all slides are predicted.
@@ -63,11 +64,11 @@ def nightly_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
         export_to: write the features as another tool has them too, into a folder of its name.
 
     Returns:
-        The extraction's result; `night`: what was new, changed, failed, quarantined, ...; the report's path;
+        The extraction's result; `night`: what was new, changed, failed, quarantined, ...; `page` and `report`: paths;
         `predictions` and `exported` where they were asked for.
     """
     said = settings or {}
-    tree = config.check((*config.EXTRACTION, "execution", "audit", "predict"), said)
+    tree = config.check((*config.EXTRACTION, "execution", "audit", "predict", "drift"), said)
     execution = ExecutionSpec.parse(tree["execution"].model_dump())
     predict = PredictSpec.parse(tree["predict"].model_dump())
     model = open_pinned(predict_with, pin, device=predict.device) if predict_with else None
@@ -84,6 +85,8 @@ def nightly_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
     told: dict[str, Any] = {**result.as_dict(), "night": tell_of_slides(audited, result)}
     if model is not None:
         told["predictions"] = predict_task(model, audited, opened, result, predict, Path(out) / PREDICTIONS)
+    drift = DriftSpec.parse(tree["drift"].model_dump())
+    told["page"] = write_night_task(store, out, result.run_id, result.features, drift)
     told["report"] = write_report_task(store, models or [], out, features or result.features)
     if export_to is not None:
         told["exported"] = export_task(opened, result.features, export_to, Path(out) / export_to)

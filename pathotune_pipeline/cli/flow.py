@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extract_verb.add_source(nightly)
     extract_verb.add_rescans(nightly)
     add_settings(nightly, extract_verb.EXTRACT_SECTIONS)
-    for section in ("audit", "predict"):
+    for section in ("audit", "predict", "drift"):
         add_section(nightly, section, without=_SHARED)
     report_verb.add_report(nightly)
     nightly.add_argument(
@@ -62,7 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_pin(nightly)
     nightly.add_argument("--export-to", choices=LAYOUT_NAMES, help="write the features as another tool has them, too")
     nightly.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for report.html, predictions.csv and exports"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the night's page, report.html, predictions.csv and exports",
     )
     nightly.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -186,6 +190,7 @@ def _nightly(arguments: argparse.Namespace) -> int:
     )
     code = _tell_predictions(result, arguments)
     if not arguments.json:
+        print(f"night     {result['page']}")
         print(f"report    {result['report']}")
     return code
 

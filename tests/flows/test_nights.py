@@ -45,7 +45,9 @@ def night(names, bring=(), until=None):
     told = nightly_flow(store=str(place / 's'), out=str(place / 'out'), slides=str(place / 'in'),
         manifest=str(place / 'slides.csv'), export_to='pt', settings={'tiles': {'tile_px': 128},
         'audit': {'samples': 4, 'jobs': 1}, 'execution': {'executor': 'serial', 'until': until}})
-    told['page'] = (place / 'out' / 'report.html').read_text()
+    told['html'] = (place / 'out' / 'report.html').read_text()
+    told['night_html'] = pathlib.Path(told['page']).read_text()
+    told['beside'] = json.loads(pathlib.Path(told['page']).with_suffix('.json').read_text())
     print('NIGHT', json.dumps(told), flush=True)
 
 night(['a.tif', 'b.tif', 'bad.svs'], ['a.tif', 'b.tif', 'bad.svs'])
@@ -111,7 +113,22 @@ def test_each_night_tells_exactly_what_happened(told: tuple[list[dict[str, Any]]
 
 
 def test_the_pages_show_it(told: tuple[list[dict[str, Any]], Hook, Path, str]) -> None:
-    first, over, second, third, _ = (night["page"] for night in told[0])
+    kinds = ("new", "changed", "quarantined", "failed", "left", "unchanged")
+    assert [[night["beside"]["counts"][kind] for kind in kinds] for night in told[0]] == [
+        [2, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 4, 0],
+        [2, 1, 1, 0, 0, 0],
+        [1, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 2],
+    ]
+    for night in told[0]:
+        page = night["night_html"]
+        for name in (*night["night"]["new"], *night["night"]["changed"], *night["night"]["quarantined"]):
+            assert name in page
+        assert ("refused by the audit: " in page) == bool(night["night"]["quarantined"])
+    index = (told[2] / "out" / "index.html").read_text()
+    assert all(Path(night["page"]).name in index for night in told[0])
+    first, over, second, third, _ = (night["html"] for night in told[0])
     for page, failed in ((first, True), (second, True), (third, False)):
         assert ("refused by the audit: " in page) == failed
     assert "b-again.tif" not in first
