@@ -314,11 +314,12 @@ class FeatureStore:
             CorruptDataError: the array is missing or cannot be decoded.
         """
         try:
-            array = self.group(record)[name]
-            return np.asarray(array[...])
+            where = self.place.zarr(f"{layout.DATA}/{record.group}/{name}")
+            return np.asarray(zarr.open_array(where, mode="r", zarr_format=3)[...])
         except (KeyError, OSError, ValueError, RuntimeError) as error:
+            said = str(error).replace(self.address, "").replace(self.place.address, "")  # messages name no place
             raise CorruptDataError(
-                f"{record.group}/{name} is committed and cannot be read ({type(error).__name__}: {error}). "
+                f"{record.group}/{name} is committed and cannot be read ({type(error).__name__}: {said}). "
                 f"Restore it from a backup, or delete its record under {layout.COMMITS}/{record.set_name} and extract again."
             ) from error
 
