@@ -179,6 +179,57 @@ def test_deployments_on_a_real_server(home: Path, server: str, tmp_path: Path) -
     assert found[made["train/train"]]["schedules"] == []
 
 
+def test_a_model_is_trained_pinned_and_predicts_a_night(
+    home: Path, server: str, small_archive: Path, tmp_path: Path
+) -> None:
+    """Its recipe decides the features; another model than the pinned one is refused before any work."""
+    table = tmp_path / "labels.csv"
+    table.write_text("slide,patient,grade\n" + "".join(f"s{n},P{n},g{n % 2}\n" for n in range(6)))
+    code = f"""
+import json, pathlib
+from flows.extract import extract_flow
+from flows.nightly import nightly_flow
+from flows.predict import predict_flow
+from flows.train import train_flow
+place, serial = pathlib.Path({str(tmp_path)!r}), {{'execution': {{'executor': 'serial'}}}}
+source = {{'slides': {str(small_archive)!r}, 'store': str(place / 's')}}
+extract_flow(**source, settings={{**serial, 'tiles': {{'tile_px': 128}}}})
+train_flow(store=str(place / 's'), features='stain-texture', labels={str(table)!r}, target='grade', out=str(place / 'm'),
+    settings={{'model': {{'head': 'mean', 'seeds': 1,
+         'test_share': 0, 'val_share': 0.4, 'train': {{'epochs': 1, 'min_epochs': 0}}}}}})
+pin = json.loads((place / 'm' / 'card.json').read_text())['fingerprint'][:12]
+told = nightly_flow(**source, out=str(place / 'out'), settings=serial, predict_with=str(place / 'm'), pin=pin)
+print('TOLD', json.dumps([told['counts']['computed'], told['predictions']['counts'], told['page']]))
+said = []
+for settings, wanted in ((serial, '0' * 12), ({{**serial, 'tiles': {{'tile_px': 256}}}}, pin)):
+    try:
+        nightly_flow(**source, out=str(place / 'other'), settings=settings, predict_with=str(place / 'm'), pin=wanted)
+    except ValueError as error:
+        said.append(str(error))
+print('SAID', json.dumps([*said, (place / 'other').exists()]))
+told = predict_flow(model=str(place / 'm'), **source, out=str(place / 'p.csv'), settings=serial, pin=pin)
+print('PREDICTED', json.dumps(told['predictions']['counts']))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(home, PREFECT_API_URL=server), cwd=ROOT, capture_output=True,
+        text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = dict(
+        line.split(" ", 1) for line in done.stdout.splitlines() if line.split(" ")[0] in ("TOLD", "SAID", "PREDICTED")
+    )
+    computed, counts, page = json.loads(lines["TOLD"])
+    assert computed == 0, "they are the features that the model was trained on"
+    assert counts == {"slides": 7, "predicted": 6, "abstained": 0, "left": 0, "failed": 1}
+    assert json.loads(lines["PREDICTED"]) == counts
+    assert (tmp_path / "out" / "predictions.csv").read_text() == (tmp_path / "p.csv").read_text()
+    assert Path(page).is_file()
+    pinned, recipe, written = json.loads(lines["SAID"])
+    assert "The model was pinned to 000000000000" in pinned
+    assert "the model was trained on" in recipe
+    assert not written
+
+
 def test_a_failure_that_passes_is_tried_again(home: Path, tmp_path: Path, small_archive: Path) -> None:
     """The disk gives trouble after the plan was made: staging cannot be written until the flow has backed off once."""
     code = f"""
