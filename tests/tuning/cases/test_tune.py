@@ -202,7 +202,8 @@ def test_two_cohorts_together_do_no_worse_than_alone_and_a_third_is_judged_unsee
     for cohort, other in (("alpha", "beta"), ("beta", "alpha")):
         alone = findings(drawn, tmp_path / cohort, epochs=4, hold_out=(other, "gamma"), ablate=False)
         for task, name in (("survival", "c_index"), ("diagnosis", "balanced_accuracy")):
-            assert score(both, "all", task, name, cohort) >= score(alone, "all", task, name, cohort) - 0.05
+            # 60 cases are judged: a difference has a standard error of about .06.
+            assert score(both, "all", task, name, cohort) >= score(alone, "all", task, name, cohort) - 0.08
     assert score(both, "all", "survival", "c_index", "gamma") > 0.6
 
 
