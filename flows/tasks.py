@@ -7,7 +7,6 @@ does only what is missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -112,11 +111,9 @@ def extract_slides(batch: Batch) -> int:
 
 @task(name="write-report", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
 def write_report_task(store: str, models: Sequence[str], out: str, features: str) -> str:
-    """Write the report of a store, and below it the night's page with the index over nights; the report's path."""
-    from pathotune_pipeline.reports.nights.page import write_night
+    """Write the report of a store; its path."""
     from pathotune_pipeline.reports.report import write_report
 
-    write_night(store, Path(out) / "nights", features=features)
     return str(write_report(store, out, models=list(models), features=features))
 
 
