@@ -23,10 +23,11 @@ from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.store.forget import Forgetting, purge, records_of
 from pathotune_pipeline.store.store import FeatureStore
 from pathotune_pipeline.store.trained import trained_models
+from pathotune_pipeline.tuning.cases.folder import CARD as TUNED
 
 CACHES, OUTPUTS, MODELS = "caches", "outputs", "models"
 _TEXTS = (".html", ".json", ".jsonl", ".geojson", ".md", ".txt", ".svg")
-_RESULTS = (CARD, "crossval.json")
+_RESULTS = (CARD, "crossval.json", TUNED)
 """What marks the folder of a model, which is never touched."""
 
 
