@@ -3,7 +3,7 @@
 Networks have random weights. Contenders take turns in one process, warm; every figure is a median over pairs, and a
 ratio is our speed over theirs.
 
-    python benchmarks/extract.py [--quick] [--pairs 5] [--only vit,resnet,null,biopsies,two,overhead,memory]
+    python benchmarks/extract.py [--quick] [--pairs 5] [--only vit,resnet,null,biopsies,biopsies-resnet,two,overhead,memory]
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few tiles; under 3 minutes")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--biopsies", type=int, default=None)
-    parser.add_argument("--only", default="vit,resnet,null,biopsies,two,overhead,memory")
+    parser.add_argument("--only", default="vit,resnet,null,biopsies,two,overhead,memory", help="also biopsies-resnet")
     arguments = parser.parse_args()
     full = Sizes(512, 1024, 100, 3584, 500, 9, 16384, arguments.pairs)
     quick = Sizes(64, 128, 4, 1536, 60, 2, 8192, arguments.pairs)
@@ -190,7 +190,8 @@ def main() -> None:
             "vit": lambda: bench.against_bare("bench-vit-s", sizes.vit),
             "resnet": lambda: bench.against_bare("bench-resnet18", sizes.resnet),
             "null": bench.against_reader,
-            "biopsies": bench.biopsies,
+            "biopsies": lambda: bench.biopsies("stain-texture", sizes.pairs),  # so quick that a slide's own cost shows
+            "biopsies-resnet": lambda: bench.biopsies("bench-resnet18", 1),  # ten minutes a turn
             "two": bench.two_encoders,
             "overhead": bench.overhead,
             "memory": bench.memory,
@@ -292,14 +293,12 @@ class Bench:
             {"reader": median_ratio(taken["reader"], taken["ours"])},
         )
 
-    def biopsies(self) -> None:
-        """Many small slides against a large one, by tiles/s, with an encoder so quick that a slide's own cost shows."""
-        count, side, name = self.sizes.biopsies, self.sizes.biopsy_px, "stain-texture"
+    def biopsies(self, name: str, pairs: int) -> None:
+        """Many small slides against a large one, by tiles/s."""
+        count, side = self.sizes.biopsies, self.sizes.biopsy_px
         many, large = self.manifest("biopsies", count, side), self.manifest("long", 1, self.sizes.long_px)
         tiles = {"many": count * (side // TILE_PX) ** 2, "large": (self.sizes.long_px // TILE_PX) ** 2}
-        taken = in_turns(
-            {"many": lambda: self.run(many, name), "large": lambda: self.run(large, name)}, self.sizes.pairs
-        )
+        taken = in_turns({"many": lambda: self.run(many, name), "large": lambda: self.run(large, name)}, pairs)
         rates = {each: [tiles[each] / seconds for seconds in taken[each]] for each in tiles}
         ratio = statistics.median(a / b for a, b in zip(rates["many"], rates["large"], strict=True))
         case = f"{count} biopsies of {tiles['many'] // count} tiles, {name}"
