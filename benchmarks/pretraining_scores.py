@@ -42,7 +42,7 @@ PAIRS = (
 SCORE = "balanced_accuracy"
 HEAD = "abmil"
 SIDE_PX = 64
-CAMELYON_NOTE = "89 patches, split one by one: there are four slides, of which one has one class alone."
+CAMELYON_NOTE = "89 patches, split one by one: there are four slides, of which two have one class each."
 
 
 def judge_rankme(encoders: Encoders, spec: PretrainSpec, work: Path) -> None:
