@@ -51,7 +51,7 @@ def test_pen_and_artefacts_are_kept_where_told(overview):
 @pytest.mark.parametrize("ink", INKS)
 @pytest.mark.parametrize("mpp", [4.0, 8.0, 30.0])
 def test_each_ink_at_several_scales(ink, mpp):
-    side = round(12_000 / mpp)
+    side = round(8_000 / mpp)
     density = np.zeros((side, side, 3), np.float32)
     stroke = cv2.line(
         np.zeros((side, side), np.uint8), (side // 5, side // 4), (side * 4 // 5, side // 2), 1, round(600 / mpp)

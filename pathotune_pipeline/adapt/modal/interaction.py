@@ -74,9 +74,12 @@ def interaction_blocks(spec: ModalSpec, dim: int) -> nn.ModuleList:
         SpecError: D / reduction / n_heads is no whole number.
     """
     if dim % spec.reduction or dim // spec.reduction % spec.n_heads:
+        inner = dim // spec.reduction
+        fitting = max(heads for heads in range(1, spec.n_heads + 1) if inner % heads == 0)
         raise SpecError(
             f"modal adapter: a width of {dim} cannot be shared by reduction {spec.reduction} and {spec.n_heads} heads. "
-            "Choose them so that width / reduction / heads is a whole number."
+            "Choose them so that width / reduction / heads is a whole number"
+            + (f": --n-heads {fitting} would do." if dim % spec.reduction == 0 else ".")
         )
     return nn.ModuleList(InteractionBlock(spec, dim, number=number) for number in range(spec.n_blocks))
 
