@@ -43,7 +43,7 @@ def test_the_formula_holds_at_a_width_of_64(n_blocks: int, reduction: int) -> No
 
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(
-        SpecError, match="width of 64 cannot be shared by reduction 4 and 12 heads.*--n-heads 8 would do"
+        SpecError, match=r"width of 64 cannot be shared by reduction 4 and 12 heads.*--n-heads 8 would do"
     ):
         interaction_blocks(ModalSpec(), 64)
 
