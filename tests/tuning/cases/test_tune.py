@@ -208,6 +208,7 @@ def test_two_cohorts_together_do_no_worse_than_alone_and_a_third_is_judged_unsee
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_25000_tiles_of_1536_numbers_train_in_bounded_memory() -> None:
     """Three of GigaPath's twelve layers and one of three tasks; each layer and task more keeps 77 MB."""
     root = Path(__file__).parents[3]
