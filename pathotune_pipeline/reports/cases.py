@@ -56,11 +56,6 @@ class ShownTiles:
     risk: float
     map: HeatPicture
 
-    @property
-    def ring(self) -> float:
-        """Radius of the ring round the strongest tile, in pixels of the picture."""
-        return max(self.map.picture.width, self.map.picture.height) / 36
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CasesPage:

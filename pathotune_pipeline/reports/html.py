@@ -45,11 +45,6 @@ class Heat:
     prediction: Prediction
     map: HeatPicture
 
-    @property
-    def ring(self) -> float:
-        """Radius of the ring round the strongest tile, in pixels of the picture."""
-        return max(self.map.picture.width, self.map.picture.height) / 36
-
 
 @dataclass(slots=True)
 class ModelPanel:

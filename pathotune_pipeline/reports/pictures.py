@@ -47,6 +47,11 @@ class HeatPicture:
     top_decile: float
     mark: tuple[float, float]
 
+    @property
+    def ring(self) -> float:
+        """Radius of the ring round the strongest tile, in pixels of the picture."""
+        return max(self.picture.width, self.picture.height) / 36
+
 
 def overview_picture(store: FeatureStore, row: SlideRow, *, long_side: int, max_bytes: int) -> Picture | None:
     """A slide's thumbnail with its tissue and tiles. None where it has none; `row.problem` says what is damaged."""

@@ -8,24 +8,12 @@ from typing import Any
 import numpy as np
 
 from pathotune_pipeline.store import FeatureStore, SetName
+from tests.store.groups import put
 
 TISSUE = SetName("tissue", "8mpp", "0123456789ab")
 TILES = SetName("tiles", "256px-0.5mpp", "0123456789ab")
 FEATURES = SetName("features", "toy-256px-0.5mpp", "0123456789ab")
 DIM = 6
-
-
-def put(
-    store: FeatureStore, name: SetName, slide: str, digit: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]
-) -> str:
-    fingerprint = digit * 64
-    group = f"{slide}/{name.group(fingerprint[:12])}"
-    head = {"slide_id": slide, "fingerprint": fingerprint, "group": group, "identity": f"of-{slide}", **facts}
-    with store.stage(slide, slide, name, fingerprint) as staged:
-        for array, data in arrays.items():
-            staged.put(array, data)
-        staged.commit(head, head)
-    return group
 
 
 def slide_arrays(slide: str, tiles: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,11 +32,11 @@ def put_slide(
     features, valid, coords = slide_arrays(slide, tiles, seed)
     byte = np.zeros(4, np.uint8)
     tissue = put(
-        store, TISSUE, slide, "a", {"mask": np.ones((4, 5), np.uint8), "geojson": byte, "thumbnail_jpeg": byte}, {}
+        store, TISSUE, slide, "a", {"mask": np.ones((4, 5), np.uint8), "geojson": byte, "thumbnail_jpeg": byte}
     )
     geometry = {"stride_level0": more.pop("stride", (512.0, 512.0))}
     places = put(store, TILES, slide, "b", {"coords": more.pop("coords", coords), "tissue_fraction": np.ones(tiles, np.float32)},
-                 {"tiles": tiles, "geometry": geometry})  # fmt: skip
+                 tiles=tiles, geometry=geometry)  # fmt: skip
     features = more.pop("features", features)
     facts = {
         "tiles": tiles, "invalid_tiles": int((~valid).sum()), "dim": features.shape[1], "reason": "",
@@ -56,7 +44,7 @@ def put_slide(
         "tiles_fingerprint": "b" * 64, "tissue_fingerprint": "a" * 64,
         "encoder": {"name": "toy"}, "tile_px": 256, "mpp": 0.5, **more,
     }  # fmt: skip
-    put(store, FEATURES, slide, digit, {"features": features, "valid": valid}, facts)
+    put(store, FEATURES, slide, digit, {"features": features, "valid": valid}, **facts)
 
 
 def new_store(root: Path, slides: tuple[str, ...] = ("a.svs", "b.svs", "c.svs")) -> FeatureStore:

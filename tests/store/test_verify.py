@@ -21,25 +21,13 @@ from pathotune_pipeline.store.gc import delete_rubbish, find_rubbish, living_wor
 from pathotune_pipeline.store.leases import take_lease
 from pathotune_pipeline.store.runs import RunLog
 from pathotune_pipeline.store.verify import verify_store
+from tests.store.groups import put
 
 TISSUE = SetName("tissue", "8mpp", "0123456789ab")
 TILES = SetName("tiles", "256px-0.5mpp", "0123456789ab")
 ONE = SetName("features", "one-256px-0.5mpp", "0123456789ab")
 TWO = SetName("features", "two-256px-0.5mpp", "0123456789ab")
 DRAWN = SetName("tissue", "imported", "0123456789ab")
-
-
-def put(
-    store: FeatureStore, name: SetName, slide: str, digit: str, arrays: dict[str, np.ndarray], **facts: object
-) -> str:
-    fingerprint = digit * 64
-    group = f"{slide}/{name.group(fingerprint[:12])}"
-    head = {"slide_id": slide, "fingerprint": fingerprint, "group": group, "identity": f"of-{slide}", **facts}
-    with store.stage(slide, slide, name, fingerprint) as staged:
-        for array, data in arrays.items():
-            staged.put(array, data)
-        staged.commit(head, head)
-    return group
 
 
 def put_slide(store: FeatureStore, slide: str, features: np.ndarray | None = None) -> None:

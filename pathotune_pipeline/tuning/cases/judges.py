@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pathotune_pipeline.engine.convex import minimise
 from pathotune_pipeline.errors import CorruptDataError, PathotuneError
 from pathotune_pipeline.heads.losses import cox_loss
 from pathotune_pipeline.tuning.cases.spec import JudgeSpec
 from pathotune_pipeline.tuning.cases.table import Case
 from pathotune_pipeline.tuning.run.probe import Labelled, LinearProbe, fit_linear
 
-_ITERATIONS = 2000
 _GRADIENT = 1e-7
 _LEAST_STD = 1e-6
 _LEAST_EVENTS = 2
@@ -63,20 +63,12 @@ def fit_cox(embeddings: np.ndarray, times: np.ndarray, events: np.ndarray, *, pe
     x = torch.from_numpy((values - mean) / std)
     t, seen = torch.from_numpy(np.asarray(times, np.float64)), torch.from_numpy(np.asarray(events, bool))
     share = float(seen.sum()) / max(len(seen), 1)
-    found = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [found], max_iter=_ITERATIONS, history_size=20, tolerance_grad=_GRADIENT, tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
 
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = share * cox_loss(x @ found, t, seen) + 0.5 * penalty * found.square().sum()
-        loss.backward()
-        return float(loss.detach())
+    def loss(weights: torch.Tensor) -> torch.Tensor:
+        return share * cox_loss(x @ weights, t, seen) + 0.5 * penalty * weights.square().sum()
 
-    optimizer.step(closure)
-    return CoxModel(found.detach().numpy() / std, mean)
+    found = minimise(loss, torch.zeros(x.shape[1], dtype=torch.float64), gradient=_GRADIENT)
+    return CoxModel(found.numpy() / std, mean)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pathotune_pipeline.engine.convex import minimise
 from pathotune_pipeline.errors import PathotuneError
 from pathotune_pipeline.tuning.run.choice import validation_value
 
 _TEMPERATURE = 0.07
-_ITERATIONS = 2000
 _GRADIENT = 1e-6
 """Where the solution counts as found: the largest entry of the gradient."""
 _LEAST_STD = 1e-6
@@ -169,18 +169,8 @@ def _unit(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray
 
 
 def _solve(x: Tensor, y: Tensor, *, l2: float, weights: Tensor | None, start: Tensor) -> Tensor:
-    found = start.clone().requires_grad_(True)
-    optimizer = torch.optim.LBFGS(
-        [found], max_iter=_ITERATIONS, history_size=20, tolerance_grad=_GRADIENT, tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
-
-    def closure() -> float:
-        optimizer.zero_grad()
+    def loss(found: Tensor) -> Tensor:
         each = F.cross_entropy(x @ found[:, :-1].T + found[:, -1], y, weight=weights, reduction="sum")
-        loss = each / len(y) + 0.5 * l2 * found[:, :-1].square().sum()
-        loss.backward()
-        return float(loss.detach())
+        return each / len(y) + 0.5 * l2 * found[:, :-1].square().sum()
 
-    optimizer.step(closure)
-    return found.detach()
+    return minimise(loss, start, gradient=_GRADIENT)
