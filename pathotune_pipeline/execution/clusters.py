@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathotune_pipeline.errors import MissingExtraError, SpecError, UsageError
-from pathotune_pipeline.execution.dask import DaskExecutor
+from pathotune_pipeline.execution.dask import DaskExecutor, Staffing
 from pathotune_pipeline.execution.deadline import NEVER, Deadline
 from pathotune_pipeline.execution.executor import usable_cores
 from pathotune_pipeline.execution.gpus import visible_gpus
@@ -21,6 +21,8 @@ from pathotune_pipeline.spec import Spec, load_yaml, setting
 
 CONNECT_TIMEOUT_S = 10.0
 WORKERS_TIMEOUT_S = 120.0
+PATIENCE_S = 600.0
+"""Without any worker process on this machine for so long a run ends."""
 MOST_LOCAL_WORKERS = 8
 
 WORKER_ENVIRONMENT = {
@@ -134,14 +136,17 @@ def start(spec: ClusterSpec, *, slides_at_once: int, until: Deadline = NEVER) ->
         if spec.kind == "local":
             cluster, workers = local_cluster(spec, slides_at_once)
             threads = spec.threads or max(1, usable_cores() // workers)
-            return DaskExecutor(Client(cluster), cluster, slides_at_once=slides_at_once, threads=threads, until=until)
+            return DaskExecutor(
+                Client(cluster), cluster, slides_at_once=slides_at_once, threads=threads,
+                staffing=Staffing(workers, workers, PATIENCE_S), until=until,
+            )  # fmt: skip
         cluster = slurm_cluster(spec) if spec.kind == "slurm" else kubernetes_cluster(spec, slides_at_once)
         if spec.minimum:
             cluster.scale(spec.minimum)
         cores = spec.slurm.cores if spec.kind == "slurm" else spec.kubernetes.cores
         return DaskExecutor(
             Client(cluster), cluster, slides_at_once=slides_at_once, threads=spec.threads or cores,
-            least_workers=spec.minimum, most_workers=spec.maximum, until=until,
+            staffing=Staffing(spec.minimum, spec.maximum), until=until,
         )  # fmt: skip
 
 
@@ -158,7 +163,18 @@ def local_cluster(spec: ClusterSpec, slides_at_once: int) -> tuple[Any, int]:
     Returns:
         The cluster, and how many workers it has.
     """
-    from distributed import Nanny, Scheduler, SpecCluster
+    from distributed import Nanny, Scheduler, SpecCluster, Status
+
+    class Restaffed(SpecCluster):
+        """Makes up for workers whose nanny gave up, too: Dask's own keeps one that has ended among those it has."""
+
+        def scale(self, n: int = 0, **asked: Any) -> Any:
+            self.loop.add_callback(self._drop_ended)
+            return super().scale(n, **asked)
+
+        def _drop_ended(self) -> None:
+            for name in [name for name, each in self.workers.items() if each.status in (Status.closed, Status.failed)]:
+                del self.workers[name]
 
     devices = visible_gpus() if spec.use_gpus else []
     count = spec.workers or len(devices) or min(MOST_LOCAL_WORKERS, usable_cores())
@@ -173,7 +189,7 @@ def local_cluster(spec: ClusterSpec, slides_at_once: int) -> tuple[Any, int]:
             options["resources"] = {"GPU": 1}
         workers[number] = {"cls": Nanny, "options": options}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, **_QUIET_SCHEDULER}}
-    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL), count
+    return Restaffed(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL), count
 
 
 def slurm_cluster(spec: ClusterSpec) -> Any:

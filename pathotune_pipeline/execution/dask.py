@@ -10,19 +10,19 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import operator
 import os
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pathotune_pipeline.errors import DeviceLostError, WorkerLostError
 from pathotune_pipeline.execution.deadline import NEVER, Deadline
 from pathotune_pipeline.execution.executor import Result
+from pathotune_pipeline.execution.hands import Item, Map, Worker
 
 ALLOWED_DEATHS = 2
 """A worker may die once with an item among others in hand, and so many times with nothing else; then it is given up."""
@@ -34,6 +34,8 @@ UNFIT = 70
 """Exit status of a worker process whose device has failed."""
 SCALE_S = 10.0
 """How often a cluster is asked to make up for workers that went away."""
+TELL_S = 60.0
+"""How often it is told that there is no worker."""
 FETCH_TIMEOUT_S = 60.0
 FETCH_POLL_S = 1.0
 
@@ -53,67 +55,22 @@ _DEADLY = WorkerLostError(
 )
 
 
-@dataclass(eq=False, slots=True)
-class _Item:
-    """An item on its way: its place in the list, and how often a worker died under it."""
+@dataclass(frozen=True, slots=True)
+class Staffing:
+    """How many workers a cluster of our own is to have.
 
-    index: int
-    item: Any
-    owner: _Map
-    deaths: int = 0
-    future: Any = None
-    lost: bool = False  # its worker is no longer there
+    Attributes:
+        least: as many from the beginning.
+        most: as many are asked for where there is work for them; None leaves the cluster as it is.
+        patience_s: so long it is waited for a worker where there is none; then what is left is given up.
+    """
 
-
-@dataclass(eq=False, slots=True)
-class _Worker:
-    """A worker process and what it has in hand."""
-
-    address: str
-    slots: int
-    gpus: float
-    items: set[_Item] = field(default_factory=set)
-    taken: bool = False  # by an item that must have it to itself
-
-    def resources(self, *, alone: bool) -> dict[str, float] | None:
-        """What an item takes of the worker's GPU: all, or a share; shares are powers of two, which add up exactly."""
-        if not self.gpus:
-            return None
-        return {"GPU": self.gpus if alone else self.gpus / 2 ** math.ceil(math.log2(self.slots))}
+    least: int = 0
+    most: int | None = None
+    patience_s: float = math.inf
 
 
-class _Map:
-    """One call of `map`: what it has still to hand out, and what has come to an end and not been told of."""
-
-    def __init__(self, function: Callable[[Any], Any], items: Iterable[Any], until: Deadline) -> None:
-        self.function, self._until = function, until
-        self.ended: deque[_Item] = deque()
-        self.in_hand = 0
-        self._left = operator.length_hint(items)
-        self._fresh = (_Item(index, item, self) for index, item in enumerate(items))
-        self._next: _Item | None = None
-
-    @property
-    def left(self) -> int:
-        """About how many items are still to be handed out."""
-        return 0 if self._until.over() else max(0, self._left)
-
-    def waits(self) -> bool:
-        """Whether there is something to hand out, and may still be."""
-        if self._until.over():
-            return False
-        if self._next is None:
-            self._next = next(self._fresh, None)
-        return self._next is not None
-
-    def take(self) -> _Item:
-        """The next item; call it where `waits`."""
-        item, self._next = self._next, None
-        if item is None:
-            raise LookupError("nothing waits to be handed out")
-        self.in_hand += 1
-        self._left -= 1
-        return item
+AS_IT_IS = Staffing()
 
 
 class DaskExecutor:
@@ -124,8 +81,7 @@ class DaskExecutor:
         cluster: closed with the executor; None where it is somebody else's.
         slides_at_once: items a worker has in hand, if it has as many threads.
         threads: that a worker process may use; None asks the workers.
-        most_workers: as many are asked of the cluster where there is work for them; None leaves it as it is.
-        least_workers: as many it has from the beginning.
+        staffing: how many workers the cluster is to have.
         until: when no further item begins.
     """
 
@@ -136,21 +92,22 @@ class DaskExecutor:
         *,
         slides_at_once: int = 1,
         threads: int | None = None,
-        most_workers: int | None = None,
-        least_workers: int = 0,
+        staffing: Staffing = AS_IT_IS,
         until: Deadline = NEVER,
     ) -> None:
         self._client, self._cluster, self.until = client, cluster, until
         self._at_once, self._threads = slides_at_once, threads
-        self._asked, self._most = least_workers, most_workers
+        self._staffing, self._asked = staffing, staffing.least
         self._batch = uuid.uuid4().hex[:8]
         self._number = itertools.count()
         self._changed = threading.Condition()
-        self._workers: dict[str, _Worker] = {}
-        self._maps: list[_Map] = []
-        self._suspects: deque[_Item] = deque()
+        self._workers: dict[str, Worker] = {}
+        self._maps: list[Map] = []
+        self._suspects: deque[Item] = deque()
         self._counted_s = self._scaled_s = self._lost_s = -math.inf
-        self._gone = self._closed = False
+        self._manned_s = self._told_s = time.monotonic()
+        self._gone: WorkerLostError | None = None
+        self._closed = False
 
     @property
     def here(self) -> bool:
@@ -159,13 +116,13 @@ class DaskExecutor:
     @property
     def workers(self) -> int:
         """Workers now, or as many as the cluster may have."""
-        return max(1, len(self._client.nthreads()), self._most or 0)
+        return max(1, len(self._client.nthreads()), self._staffing.most or 0)
 
     def threads_per_worker(self) -> int:
         return self._threads or min(self._client.nthreads().values(), default=1)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
-        mine = _Map(function, items, self.until)
+        mine = Map(function, items, self.until)
         with self._changed:
             self._maps.append(mine)
         try:
@@ -194,7 +151,7 @@ class DaskExecutor:
 
     # --- what became of an item ------------------------------------------------------------------------------------
 
-    def _ended(self, item: _Item) -> None:
+    def _ended(self, item: Item) -> None:
         """Called by Dask's client when a future is settled, or by the count of workers when its worker is gone."""
         with self._changed:
             for worker in self._workers.values():
@@ -209,16 +166,16 @@ class DaskExecutor:
             item.owner.ended.append(item)
             self._changed.notify_all()
 
-    def _settle(self, item: _Item, mine: _Map) -> Result | None:
+    def _settle(self, item: Item, mine: Map) -> Result | None:
         """An item's result; None where it is to be done again."""
         if item.future is None:
-            result = Result(item.index, error=_GONE)
+            result = Result(item.index, error=self._gone or _GONE)
         else:
             result = _lost(item.index) if item.lost else _result(item.index, item.future)
             item.future.release()
         with self._changed:
             if result.error is _GONE:
-                self._gone = True
+                self._gone = _GONE
             elif isinstance(result.error, _ResultLostError):
                 item.deaths += 1
                 self._lost_s = time.monotonic()
@@ -231,8 +188,8 @@ class DaskExecutor:
             mine.in_hand -= 1
         return result
 
-    def _give_up(self, mine: _Map) -> list[_Item]:
-        """Everything of a map that has no result, as the scheduler is gone."""
+    def _give_up(self, mine: Map) -> list[Item]:
+        """Everything of a map that has no result, as nobody is left to work on it."""
         left = self._drop(mine)
         while mine.waits():
             left.append(mine.take())
@@ -240,7 +197,7 @@ class DaskExecutor:
             item.future = None
         return left
 
-    def _drop(self, mine: _Map) -> list[_Item]:
+    def _drop(self, mine: Map) -> list[Item]:
         """Take from suspects and workers what belongs to a map; what has not begun does not begin."""
         dropped = [item for item in self._suspects if item.owner is mine]
         self._suspects = deque(item for item in self._suspects if item.owner is not mine)
@@ -262,7 +219,7 @@ class DaskExecutor:
         if now - self._counted_s >= POLL_S:
             self._counted_s = now
             self._count()
-        if self._most and now - self._scaled_s >= SCALE_S:
+        if self._staffing.most and now - self._scaled_s >= SCALE_S:
             self._scaled_s = now
             self._scale()
         if self.until.over():
@@ -281,10 +238,10 @@ class DaskExecutor:
                 return
             self._send(source.take(), min(free, key=lambda worker: len(worker.items)), alone=False)
 
-    def _eligible(self) -> list[_Worker]:
+    def _eligible(self) -> list[Worker]:
         return [worker for worker in self._workers.values() if not worker.taken]
 
-    def _send(self, item: _Item, worker: _Worker, *, alone: bool) -> None:
+    def _send(self, item: Item, worker: Worker, *, alone: bool) -> None:
         worker.items.add(item)
         worker.taken = alone
         item.future = self._client.submit(
@@ -299,7 +256,7 @@ class DaskExecutor:
             listed = self._client.scheduler_info(n_workers=-1)["workers"]
         except Exception as error:  # noqa: BLE001 - whatever Dask raises when nobody answers
             if self._client.status in ("closed", "closing"):
-                self._gone = True
+                self._gone = _GONE
                 self._changed.notify_all()
             _log.warning("the Dask scheduler does not answer (%s)", type(error).__name__)
             return
@@ -307,7 +264,7 @@ class DaskExecutor:
         for address, facts in listed.items():
             if address not in self._workers and (gpus[address] or not any(gpus.values())):
                 slots = max(1, min(self._at_once, int(facts["nthreads"])))
-                self._workers[address] = _Worker(address, slots, gpus[address])
+                self._workers[address] = Worker(address, slots, gpus[address])
         for address in [address for address in self._workers if address not in listed]:
             for item in self._workers.pop(address).items:
                 if item.future.status == "pending":
@@ -315,11 +272,27 @@ class DaskExecutor:
                     item.future.cancel()
                 item.owner.ended.append(item)
             self._changed.notify_all()
+        self._mind_the_unmanned()
+
+    def _mind_the_unmanned(self) -> None:
+        """Say that there is no worker; give up where none comes."""
+        now = time.monotonic()
+        if self._workers:
+            self._manned_s = self._told_s = now
+        elif now - self._manned_s > self._staffing.patience_s:
+            self._gone = WorkerLostError(
+                f"no worker process could be kept or started for {self._staffing.patience_s:.0f} s. Look at this machine's memory "
+                "and at what was logged, and run again; what was committed stays."
+            )
+            self._changed.notify_all()
+        elif now - self._told_s > TELL_S:
+            self._told_s = now
+            _log.warning("there has been no worker for %.0f s; waiting", now - self._manned_s)
 
     def _scale(self) -> None:
         """Ask for as many workers as there is work for; those that were asked for stay until the end."""
         work = len(self._suspects) + sum(each.left + each.in_hand for each in self._maps)
-        self._asked = max(self._asked, min(self._most or 0, math.ceil(work / self._at_once)))
+        self._asked = max(self._asked, min(self._staffing.most or 0, math.ceil(work / self._at_once)))
         if self._cluster is None or not work:
             return
         try:

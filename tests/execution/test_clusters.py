@@ -18,6 +18,7 @@ from pathotune_pipeline.execution.clusters import (
     settings,
     slurm_cluster,
 )
+from pathotune_pipeline.execution.dask import Staffing
 from pathotune_pipeline.execution.gpus import parse_listing, visible_gpus
 
 FILES = Path(__file__).resolve().parents[2] / "configs" / "execution"
@@ -104,7 +105,7 @@ class Asked:
 def test_a_cluster_is_asked_for_as_many_workers_as_there_is_work_for() -> None:
     with create_executor(ExecutionSpec(executor="local", workers=1, slides_at_once=2)) as executor:
         asked, own = Asked(), executor._cluster
-        executor._cluster, executor._most = asked, 5
+        executor._cluster, executor._staffing, executor._asked = asked, Staffing(most=5), 0
         assert executor.workers == 5
         assert len(list(executor.map(process_of, range(6)))) == 6
         executor._scaled_s = float("-inf")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pathotune_pipeline.errors import DeviceLostError, UsageError, WorkerLostError
-from pathotune_pipeline.execution import ExecutionSpec, Executor, SerialExecutor, create_executor
+from pathotune_pipeline.execution import ExecutionSpec, Executor, SerialExecutor, create_executor, dask
 
 
 def square(number: int) -> int:
@@ -151,6 +151,37 @@ def test_a_process_whose_device_failed_makes_room_for_another(local: Executor, t
     assert [result.value for result in results] == ["went on"] * 6
     (told,) = SerialExecutor().map(lose_device_once, [str(tmp_path / "here")])
     assert isinstance(told.error, DeviceLostError)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_whose_nannies_gave_up_are_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nanny that does not get its worker up again in time is closed by Dask, which starts no other by itself."""
+    monkeypatch.setattr(dask, "SCALE_S", 1.0)
+    with create_executor(ExecutionSpec(executor="local", workers=2)) as executor:
+        results = executor.map(square, range(10, 60))
+        first = next(results)
+        cluster = executor._cluster  # type: ignore[attr-defined]
+        for nanny in list(cluster.workers.values()):
+            cluster.sync(nanny.close)
+        found = {result.index: result for result in (first, *results)}
+    assert {index: result.value for index, result in found.items()} == {n: (n + 10) ** 2 for n in range(50)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_no_worker_can_be_had_a_run_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dask, "TELL_S", 0.5)
+    with create_executor(ExecutionSpec(executor="local", workers=1)) as executor:
+        cluster = executor._cluster  # type: ignore[attr-defined]
+        executor._staffing = dask.Staffing(patience_s=3.0)  # type: ignore[attr-defined]
+        cluster.sync(cluster.workers[0].close)
+        results = list(executor.map(square, range(10, 14)))
+    assert sorted(result.index for result in results) == [0, 1, 2, 3]
+    for result in results:
+        assert isinstance(result.error, WorkerLostError)
+        assert "no worker process could be kept or started for 3 s" in str(result.error)
+    assert "there has been no worker for" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore")
