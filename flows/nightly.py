@@ -117,5 +117,6 @@ def audit_task(
 def export_task(store: FeatureStore, features: str, export_to: str, out: Path) -> dict[str, Any]:
     """Write a feature set as another tool has it. What is there already and the same is left alone."""
     target = ExportTarget(export_to, out, overwrite=True)
-    sent = export_features(store, SetName.parse(f"features-{features}"), target).slides
-    return {"to": export_to, "slides": len(sent), "failed": [each.slide_id for each in sent if each.status == "failed"]}
+    done = export_features(store, SetName.parse(f"features-{features}"), target)
+    failed = [each.slide_id for each in done.slides if each.status == "failed"]
+    return {"to": export_to, "slides": len(done.slides), "failed": failed, "rejected": len(done.rejected)}

@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         told = ", ".join(f"{counts[name]} {name}" for name in ("computed", "empty", "failed") if counts[name])
         print(f"embeddings  {str(result.embeddings).removeprefix('embeddings-')}")
         print(f"slides      {counts['slides']}: {told or 'all were there already'}")
+        if result.rejected:
+            print(f"rejected    {len(result.rejected)} in review, left out: {', '.join(result.rejected)}")
         for note in result.notes:
             print(f"note        {note}")
         for outcome in result.outcomes:

@@ -65,13 +65,16 @@ def run(arguments: argparse.Namespace) -> int:
         for status in ("written", "unchanged", "empty", "failed")
     }
     if arguments.json:
-        print(json.dumps({**result.as_dict(), "counts": by_status, "out": str(arguments.out)}, indent=1))
+        counts = {**by_status, "rejected": len(result.rejected)}
+        print(json.dumps({**result.as_dict(), "counts": counts, "out": str(arguments.out)}, indent=1))
     else:
         tiles = sum(sent.tiles for sent in result.slides)
         left_out = sum(sent.invalid_tiles for sent in result.slides)
         told = ", ".join(f"{number} {status}" for status, number in by_status.items() if number)
         print(f"features  {result.features} as {arguments.to}")
         print(f"slides    {len(result.slides)}: {told}; {tiles} tiles, {left_out} unreadable ones left out")
+        if result.rejected:
+            print(f"rejected  {len(result.rejected)} in review, left out: {', '.join(result.rejected)}")
         for sent in result.slides:
             if sent.reason:
                 print(f"{sent.status:<9} {sent.slide_id}: {sent.reason}")

@@ -25,6 +25,7 @@ from pathotune_pipeline.embeddings.plan import (
 from pathotune_pipeline.engine.device import one_cpu_thread_here, pick_device
 from pathotune_pipeline.errors import CorruptDataError, UsageError
 from pathotune_pipeline.features.outcome import Outcome, count
+from pathotune_pipeline.features.reviewed import rejected_among
 from pathotune_pipeline.provenance import now, package_versions, short
 from pathotune_pipeline.slide_encoders import SlideEncoderSpec, StagedSlideEncoder, create_slide_encoder
 from pathotune_pipeline.store.layout import WHOLE_SET, SetName
@@ -45,15 +46,17 @@ class EncodeResult:
         outcomes: one a slide, in the order of their ids.
         run_id: of the run's record in the store.
         notes: what has to be said of the result, one sentence each.
+        rejected: ids of slides that reviewers rejected: no vector is made of them.
     """
 
     embeddings: SetName
     outcomes: list[Outcome]
     run_id: str
     notes: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        return count(self.outcomes)
+        return {**count(self.outcomes), "rejected": len(self.rejected)}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -62,6 +65,7 @@ class EncodeResult:
             "run": self.run_id,
             "counts": self.counts(),
             "notes": self.notes,
+            "rejected": self.rejected,
             "outcomes": [outcome.as_dict() for outcome in self.outcomes],
         }
 
@@ -75,7 +79,7 @@ def encode_slides(
     on_wait: Callable[[], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> EncodeResult:
-    """One vector of every slide in a feature set, into the store. Unreadable tiles do not take part.
+    """One vector of every slide in a feature set, into the store. Unreadable tiles and rejected slides do not take part.
 
     Of several runs that make one set the first works, and the others wait for it and then find it done. On a CPU each slide
     has one thread: the bits do not depend on how many there are.
@@ -97,6 +101,8 @@ def encode_slides(
     if not records:
         raise UsageError(f"{features_set}: nothing is committed. Run `pathotune extract` first.")
     tiles, device = TileFacts.of(store, records[0]), pick_device(spec.device)
+    rejected = rejected_among(store, (record.slide_id for record in records))
+    records = [record for record in records if record.slide_id not in rejected]
     encoder = create_slide_encoder(spec, in_dim=tiles.dim)
     check_tile_encoder(encoder.card, tiles)
     recipe = EmbeddingRecipe.of(features_set, encoder.card)
@@ -115,9 +121,10 @@ def encode_slides(
             log.outcome(outcome.as_dict())
             if on_outcome:
                 on_outcome(outcome)
-    result = EncodeResult(recipe.embeddings_set, [told[record.slide_id] for record in records], log.run_id, notes)
+    outcomes = [told[record.slide_id] for record in records]
+    result = EncodeResult(recipe.embeddings_set, outcomes, log.run_id, notes, sorted(rejected))
     failures = {outcome.slide_id: outcome.reason for outcome in result.outcomes if outcome.status == "failed"}
-    log.finish(counts=result.counts(), failures=failures, notes=notes)
+    log.finish(counts=result.counts(), failures=failures, notes=notes, rejected=result.rejected)
     enter(store, "encode-slides", run=log.run_id, embeddings=str(result.embeddings), counts=result.counts())
     store.close_staging()
     return result

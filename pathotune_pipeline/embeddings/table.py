@@ -11,6 +11,7 @@ import numpy as np
 
 from pathotune_pipeline.engine.checkpoint import write_atomically
 from pathotune_pipeline.errors import MissingExtraError, UsageError
+from pathotune_pipeline.features.reviewed import rejected_among
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -38,6 +39,8 @@ def check_table(path: Path, *, overwrite: bool = False) -> None:
 def write_embeddings(path: Path, store: FeatureStore, embeddings_set: SetName, *, overwrite: bool = False) -> int:
     """Write slide_id, case_id (empty where not known), tiles, and a vector's numbers e0, e1, ... as float32.
 
+    Slides that reviewers rejected are left out.
+
     Args:
         path: ends in .parquet or .csv; written whole or not at all, its folder made.
         store: with the set.
@@ -54,6 +57,8 @@ def write_embeddings(path: Path, store: FeatureStore, embeddings_set: SetName, *
     """
     check_table(path, overwrite=overwrite)
     records, vectors = store.records(embeddings_set), store.embeddings(embeddings_set)
+    rejected = rejected_among(store, records)
+    records = {slide: record for slide, record in records.items() if slide not in rejected}
     width = max((len(vector) for vector in vectors.values()), default=0)
     about = [
         (slide, str(record.facts.get("case_id") or ""), int(record.facts["tiles"])) for slide, record in records.items()

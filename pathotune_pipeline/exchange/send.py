@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from pathotune_pipeline.errors import CorruptDataError, ForeignFileError, Output
 from pathotune_pipeline.exchange.layout import Layout, Named, Told, name_slides
 from pathotune_pipeline.exchange.outbox import Outbox
 from pathotune_pipeline.exchange.parcel import load_parcel
+from pathotune_pipeline.features.reviewed import rejected_among
 from pathotune_pipeline.registry import nearest
 from pathotune_pipeline.store.layout import SetName, slug
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore
@@ -53,10 +54,17 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export wrote: the set's name as `--features` takes it, and one `Sent` a slide in the order of the ids."""
+    """What an export wrote.
+
+    Attributes:
+        features: the set's name as `--features` takes it.
+        slides: one `Sent` a slide, in the order of the ids.
+        rejected: ids of slides that reviewers rejected: nothing was written of them.
+    """
 
     features: str
     slides: list[Sent]
+    rejected: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -92,6 +100,8 @@ def export_features(
 ) -> ExportResult:
     """Write the slides of a feature set. Each slide's files appear whole; those that are there already are left alone.
 
+    Slides that reviewers rejected are left out; files that an earlier export wrote of them stay.
+
     Args:
         store: where the features lie.
         features_set: which set.
@@ -106,9 +116,12 @@ def export_features(
     records = _chosen(store.records(features_set), slides)
     named = name_slides(list(records), target.names)
     layout = make_layout(target.to, target.encoder or _encoder_name(store, records))
+    rejected = rejected_among(store, records)
     sent: list[Sent] = []
     with Outbox(target.out, overwrite=target.overwrite) as outbox:
         for slide_id, record in records.items():
+            if slide_id in rejected:
+                continue
             sent.append(_send(store, record, named[slide_id], layout=layout, outbox=outbox))
             if on_slide:
                 on_slide(sent[-1])
@@ -118,7 +131,7 @@ def export_features(
                 outbox.put(layout.closing_files(present, target.out), overwrite=True)
             except OSError as error:
                 raise UsageError(f"--out {target.out}: cannot write there ({error.strerror or error}).") from None
-    return ExportResult(str(features_set).removeprefix("features-"), sent)
+    return ExportResult(str(features_set).removeprefix("features-"), sent, sorted(rejected))
 
 
 def make_layout(name: str, encoder: str) -> Layout:

@@ -11,6 +11,7 @@ import pytest
 
 from pathotune_pipeline.cli.main import SOME_FAILED, WRONG_CALL, main
 from pathotune_pipeline.store import FeatureStore
+from pathotune_pipeline.store.reviews import Review, add_review
 from tests.embeddings.stores import DIM, new_store, put_slide
 
 
@@ -101,6 +102,26 @@ def test_a_table_that_is_there_is_not_replaced_unasked(
     assert not store.sets("embeddings")
     assert called(store, "--out", str(out), "--overwrite") == 0
     assert out.read_text().startswith("slide_id,")
+
+
+def test_what_reviewers_rejected_is_left_out_and_counted(
+    store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "slides.csv"
+    assert called(store) == 0  # its vector is there from before the review
+    add_review(store, "b.svs", Review("b.svs", "reject", "A. Reader"))
+    put_slide(store, "d.svs")
+    add_review(store, "d.svs", Review("d.svs", "reject", "A. Reader"))
+    capsys.readouterr()
+    assert called(store, "--out", str(out)) == 0
+    assert "rejected    2 in review, left out: b.svs, d.svs" in capsys.readouterr().out
+    with out.open() as file:
+        assert [row[0] for row in csv.reader(file)] == ["slide_id", "a.svs", "c.svs"]
+    assert "d.svs" not in store.records(store.find_set("mean-toy", "embeddings"))
+    add_review(store, "d.svs", Review("d.svs", "accept", "B. Reader"))
+    assert called(store, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["counts"]["computed"], told["counts"]["rejected"], told["rejected"]) == (1, 1, ["b.svs"])
 
 
 def test_status_tells_of_embeddings(store: FeatureStore, capsys: pytest.CaptureFixture[str]) -> None:

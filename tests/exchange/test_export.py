@@ -12,10 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
+from pathotune_pipeline.cli import main
 from pathotune_pipeline.errors import UsageError
 from pathotune_pipeline.exchange.parcel import OWN, Parcel, load_parcel
 from pathotune_pipeline.exchange.send import ExportResult, ExportTarget, Sent, export_features
 from pathotune_pipeline.store import FeatureStore, SetName
+from pathotune_pipeline.store.reviews import Review, add_review
 
 ODD, EVEN, BLANK = "A%2Fs0.tif", "B%2Fs1.tif", "C%2Fblank.tif"
 FOLDER = "20x_128px_32px_overlap"
@@ -240,6 +242,26 @@ def test_slides_that_come_later_join_the_list(made: FeatureStore, features_set: 
     with (tmp_path / "process_list_autogen.csv").open() as text:
         listed = {row["slide_id"]: row["seg_level"] for row in csv.DictReader(text)}
     assert listed == {"old.svs": "3", "s0.tif": "", "s1.tif": ""}
+
+
+def test_what_reviewers_rejected_is_left_out_and_counted(
+    made: FeatureStore, features_set: SetName, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made.root, tmp_path / "s")
+    store = FeatureStore(tmp_path / "s")
+    add_review(store, EVEN, Review(EVEN, "reject", "A. Reader"))
+    result = send(store, features_set, "pt", tmp_path / "out")
+    assert (list(statuses(result)), result.rejected) == ([ODD, BLANK], [EVEN])
+    assert not list((tmp_path / "out").rglob("*s1*"))
+    words = ["export", "--to", "stamp", "--store", str(store.root), "--features", "stain-texture", "--out"]
+    assert main([*words, str(tmp_path / "told"), "--slide", EVEN]) == 0
+    assert f"1 in review, left out: {EVEN}" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "told"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rejected"], told["counts"]["rejected"]) == ([EVEN], 1)
+    add_review(store, EVEN, Review(EVEN, "accept", "B. Reader"))
+    again = send(store, features_set, "pt", tmp_path / "out")
+    assert (statuses(again)[EVEN], again.rejected) == ("written", [])
 
 
 def test_configurations_of_tridents_own_stay(made: FeatureStore, features_set: SetName, tmp_path: Path) -> None:
