@@ -22,7 +22,7 @@ from pathotune_pipeline.models.folder import Model, open_model
 from pathotune_pipeline.models.inputs import inputs_of_run
 from pathotune_pipeline.models.predict import model_extraction, predict_inputs
 from pathotune_pipeline.models.quality import PredictSpec
-from pathotune_pipeline.models.table import case_table, check_place, count_statuses, slide_table, write_table
+from pathotune_pipeline.models.table import case_table, check_place, count_new, count_statuses, slide_table, write_table
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -101,4 +101,4 @@ def predict_task(
     cells = " | ".join(map(str, counts.values()))
     told = f"# Predictions of {model.short}\n\n| {' | '.join(counts)} |\n|{'---|' * len(counts)}\n| {cells} |"
     create_markdown_artifact(key="predict-summary", markdown=told, description="Slides by what became of them")
-    return {"counts": counts, "model": model.card.fingerprint, "out": str(out)}
+    return {"counts": counts, "new": count_new(lines), "model": model.card.fingerprint, "out": str(out)}

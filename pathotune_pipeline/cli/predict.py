@@ -72,7 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.errors import UsageError
     from pathotune_pipeline.models.folder import open_model
     from pathotune_pipeline.models.quality import PredictSpec
-    from pathotune_pipeline.models.table import case_table, check_place, count_statuses, slide_table, write_table
+    from pathotune_pipeline.models.table import (
+        case_table,
+        check_place,
+        count_new,
+        count_statuses,
+        slide_table,
+        write_table,
+    )
 
     settings = config.load(("predict", *_OPEN), arguments.config, arguments.assignments, given(arguments))
     spec = settings["predict"]
@@ -93,7 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
         write_table(arguments.out, make(lines, model.card.targets, model.short), overwrite=arguments.overwrite)
     counts = count_statuses(lines)
     if arguments.json:
-        print(json.dumps({"counts": counts, "model": model.card.fingerprint, "out": str(arguments.out)}))
+        print(
+            json.dumps(
+                {"counts": counts, "new": count_new(lines), "model": model.card.fingerprint, "out": str(arguments.out)}
+            )
+        )
     else:
         _tell(lines, counts)
         print(f"written to {arguments.out}, model {model.short}, {model.card.intended_use}")
@@ -101,9 +112,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tell(lines: list[PredictionLine], counts: dict[str, int]) -> None:
+    from pathotune_pipeline.models.table import count_new
+
     print(
         f"slides    {counts['slides']}: {counts['predicted']} predicted, {counts['abstained']} abstained, "
-        f"{counts['failed']} failed" + (f", {counts['left']} left" if counts["left"] else "")
+        f"{counts['failed']} failed"
+        + (f", {counts['left']} left" if counts["left"] else "")
+        + f"; {count_new(lines)} answered now"
     )
     for line in lines:
         if line.status != "predicted":

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pathotune_pipeline.adapt.create import create_adapted_encoder
 from pathotune_pipeline.archive.manifest import Manifest
 from pathotune_pipeline.bags.bag import Bag
@@ -21,9 +23,10 @@ from pathotune_pipeline.features.reviewed import REJECTED, rejected_among
 from pathotune_pipeline.models.adapter import kept_adapter
 from pathotune_pipeline.models.folder import Model
 from pathotune_pipeline.models.inputs import InputSlide, inputs_of_run, inputs_of_store, quality_of
+from pathotune_pipeline.models.kept import KeptAnswers
 from pathotune_pipeline.models.quality import PredictSpec, objections
 from pathotune_pipeline.models.recipe import recipe_of, recipe_of_spec
-from pathotune_pipeline.models.table import PredictionLine, count_statuses
+from pathotune_pipeline.models.table import PredictionLine, count_new, count_statuses
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.ledger import enter
 from pathotune_pipeline.store.store import FeatureStore
@@ -71,7 +74,8 @@ def predict_inputs(
 ) -> list[PredictionLine]:
     """One line for each slide, in the same order. A model of patients answers for all slides of one at once.
 
-    Of slides that reviewers rejected the line says just that.
+    Of slides that reviewers rejected the line says just that. What the model answered before, of the same features and under
+    the same rules, is not worked out again (`models.kept`).
     """
     inputs = list(inputs)
     rejected = rejected_among(store, (each.slide_id for each in inputs))
@@ -80,11 +84,15 @@ def predict_inputs(
         for each in inputs
         if each.slide_id in rejected
     }
-    for together in _together([each for each in inputs if each.slide_id not in rejected], fused=model.fused):
-        for line in _predict(model, store, together, spec):
-            found[line.slide_id] = line
-            if on_line:
-                on_line(line)
+    kept = KeptAnswers(model, store, spec)
+    try:
+        for together in _together([each for each in inputs if each.slide_id not in rejected], fused=model.fused):
+            for line in _answer(model, store, together, spec, kept=kept):
+                found[line.slide_id] = line
+                if on_line:
+                    on_line(line)
+    finally:
+        kept.save()
     lines = [found[each.slide_id] for each in inputs]
     with contextlib.suppress(StoreUnwritableError):  # a store may be read where nobody may write
         enter(
@@ -92,7 +100,7 @@ def predict_inputs(
             "predict",
             model=model.card.fingerprint,
             features=model.card.features.name,
-            counts=count_statuses(lines),
+            counts={**count_statuses(lines), "new": count_new(lines)},
         )
     return lines
 
@@ -180,13 +188,36 @@ def _together(inputs: Sequence[InputSlide], *, fused: bool) -> Iterator[list[Inp
     yield from cases.values()
 
 
+def _answer(
+    model: Model, store: FeatureStore, slides: Sequence[InputSlide], spec: PredictSpec, *, kept: KeptAnswers
+) -> Iterator[PredictionLine]:
+    """A line for each of the slides that are answered together, kept ones where nothing has changed."""
+    asked = []
+    for slide in slides:
+        line = _without_features(slide)
+        if line is None:
+            asked.append(slide)
+        else:
+            yield line
+    if not asked:
+        return
+    known = kept.take(asked)
+    if known is not None:
+        yield from known
+        return
+    made = {line.slide_id: line for line in _predict(model, store, asked, spec)}
+    if all(line.status != "failed" for line in made.values()):  # what could not be read may be read the next time
+        kept.keep(asked, [made[slide.slide_id] for slide in asked])
+    yield from made.values()
+
+
 def _predict(
     model: Model, store: FeatureStore, slides: Sequence[InputSlide], spec: PredictSpec
 ) -> Iterator[PredictionLine]:
-    """A line for each of the slides that are answered together."""
+    """A line for each of the slides that are answered together, all of which have tiles."""
     bags: dict[str, Bag] = {}
     for slide in slides:
-        line = _left_out(store, slide, spec)
+        line = _too_poor(store, slide, spec)
         if line is None and slide.record is not None:
             try:
                 bags[slide.slide_id] = read_bag(store, slide.record, case_id=slide.case_id or slide.slide_id)
@@ -202,22 +233,30 @@ def _predict(
     values = dict(answer.values)
     if spec.calibrated:
         values |= {name: scaled for name, scaled in answer.calibrated.items() if scaled is not None}
+    values = {name: np.asarray(value, np.float64) for name, value in values.items()}
     cases = {slide.slide_id: slide.case_id for slide in slides}
     for slide_id, bag in bags.items():
         yield PredictionLine(slide_id, cases[slide_id], "predicted", values=values, tiles=len(bag))
 
 
-def _left_out(store: FeatureStore, slide: InputSlide, spec: PredictSpec) -> PredictionLine | None:
-    """What becomes of a slide that is not predicted; None of one that is."""
+def _without_features(slide: InputSlide) -> PredictionLine | None:
+    """What becomes of a slide that has no features; None of one that has."""
     if slide.left:
         return PredictionLine(slide.slide_id, slide.case_id, "left", slide.reason)
     if slide.record is None or slide.failed:
         reason = slide.reason or "no features of it are in the store"
         return PredictionLine(slide.slide_id, slide.case_id, "failed", reason)
+    if not int(slide.record.facts["tiles"]):
+        return PredictionLine(slide.slide_id, slide.case_id, "abstained", slide.reason or "it has no tiles")
+    return None
+
+
+def _too_poor(store: FeatureStore, slide: InputSlide, spec: PredictSpec) -> PredictionLine | None:
+    """What becomes of a slide that is too poor to be judged; None of one that is not."""
+    if slide.record is None:
+        return None
     facts = slide.record.facts
     tiles, invalid = int(facts["tiles"]), int(facts["invalid_tiles"])
-    if not tiles:
-        return PredictionLine(slide.slide_id, slide.case_id, "abstained", slide.reason or "it has no tiles")
     quality = quality_of(store, slide.record)
     found = objections(spec, tiles=tiles, invalid=invalid, quality=quality, flags=facts.get("flags") or ())
     if not found:

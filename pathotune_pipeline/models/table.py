@@ -38,6 +38,7 @@ class PredictionLine:
         reason: why not predicted.
         values: of each target [P] float64; empty where not predicted.
         tiles: readable ones.
+        new: whether it was worked out now; False where an earlier answer to the same was kept.
     """
 
     slide_id: str
@@ -46,12 +47,18 @@ class PredictionLine:
     reason: str = ""
     values: dict[str, np.ndarray] = field(default_factory=dict)
     tiles: int = 0
+    new: bool = True
 
 
 def count_statuses(lines: Sequence[PredictionLine]) -> dict[str, int]:
     """How many slides of each status, and in all."""
     found = Counter(line.status for line in lines)
     return {"slides": len(lines), **{name: found[name] for name in STATUSES}}
+
+
+def count_new(lines: Sequence[PredictionLine]) -> int:
+    """How many slides with features were judged now, rather than by an earlier answer that was kept."""
+    return sum(line.new and bool(line.tiles) for line in lines)
 
 
 def slide_table(lines: Sequence[PredictionLine], targets: Sequence[TargetFacts], model: str) -> list[list[str]]:

@@ -112,7 +112,7 @@ def purge(store: FeatureStore, what: Forgetting, *, outside: Callable[[Forgettin
     _rewrite_runs(store, what.slides)
     _rewrite_identities(store, frozenset(what.identities))
     for name in store.place.names(layout.CACHE):
-        if name.startswith(layout.MEANS):  # the next night's report reads the others again
+        if name.startswith((layout.MEANS, layout.ANSWERS)):  # the next night works the others out again
             store.place.delete(f"{layout.CACHE}/{name}")
     outside(what)
     models = _rewrite_models(store, what.slides)

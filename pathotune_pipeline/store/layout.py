@@ -17,7 +17,7 @@
       ledger/<number>.json                        what was done with the store, and when; append-only
       models/<fingerprint>.json                   which slides a model was trained on
       forgetting/<random>.json                    a case that is being forgotten
-      cache/                                      content hashes of files; may be deleted
+      cache/                                      content hashes of files, mean features, models' answers; may be deleted
 
 A set is what one recipe makes of every slide: `features-stain-texture-256px-0.5mpp-1f0c...`, where the last part
 is the recipe's fingerprint. A group's last part is the fingerprint of recipe and slide contents together.
@@ -39,6 +39,8 @@ RUNS = "runs"
 CACHE = "cache"
 MEANS = "means-"
 """How names of files in the cache begin that hold mean features of slides."""
+ANSWERS = "answers-"
+"""Likewise, what a model answered for slides."""
 MASKS = "masks"
 LEASES = "leases"
 REVIEWS = "reviews"
