@@ -1,5 +1,6 @@
 """Named places at which a test may kill or stop the process: `PATHOTUNE_FAILPOINT=name`, `name:nth` or `name:nth:stop`.
 
+`name@slide` is reached with that slide alone: it makes one that ends every process that reads it.
 A crash test that says where it crashes is repeatable. Without the variable a failpoint costs one look-up.
 """
 
@@ -12,6 +13,7 @@ from collections import Counter
 VARIABLE = "PATHOTUNE_FAILPOINT"
 NAMES = frozenset(
     {
+        "slide.begun",
         "tissue.committed",
         "tiles.committed",
         "features.batch",
@@ -40,14 +42,20 @@ NAMES = frozenset(
 _hits: Counter[str] = Counter()
 
 
-def failpoint(name: str) -> None:
-    """Kill (or stop) this process, as SIGKILL (SIGSTOP) does, when the environment names this place and its turn has come."""
+def failpoint(name: str, of: str = "") -> None:
+    """Kill (or stop) this process, as SIGKILL (SIGSTOP) does, when the environment names this place and its turn has come.
+
+    Args:
+        name: of the place.
+        of: id of the slide that is at it.
+    """
     wanted = os.environ.get(VARIABLE)
     if not wanted:
         return
     place, _, rest = wanted.partition(":")
+    place, _, whose = place.partition("@")
     turn, _, how = rest.partition(":")
-    if place != name:
+    if place != name or whose not in ("", of):
         return
     _hits[name] += 1
     if _hits[name] == int(turn or 1):

@@ -159,7 +159,8 @@ class IdentityCache:
             return {}
         return loaded if isinstance(loaded, dict) else {}
 
-    def _key(self, state: str) -> str:
+    def name_of(self, state: str) -> str:
+        """What stands for a state of files in the store: a hash, keyed where ids are pseudonyms."""
         if self._pseudonymiser:
             return self._pseudonymiser.cache_key(state)
         return hashlib.sha256(state.encode(errors="surrogateescape")).hexdigest()[:32]
@@ -172,7 +173,7 @@ class IdentityCache:
         """The known content hash of files in this state (`companions.state_of`), or None."""
         if state is None:
             return None
-        key = self._key(state)
+        key = self.name_of(state)
         return self._known.get(key, self._new.get(key))
 
     def put(self, path: Path, identity: str, *, state: str | None = None) -> None:
@@ -186,7 +187,7 @@ class IdentityCache:
         found = state_of(path)
         if found is None or state not in (None, found):
             return
-        self._new[self._key(found)] = identity
+        self._new[self.name_of(found)] = identity
         if time.monotonic() - self._saved > SAVE_EVERY_S:
             self.save()
 

@@ -62,6 +62,9 @@ VERBS = {
     "import": Verb("features that TRIDENT, CLAM or STAMP made, into a store", "pathotune_pipeline.cli.bring"),
     "status": Verb("what a store holds and how its last runs went", "pathotune_pipeline.cli.status"),
     "review": Verb("accept, reject or comment on slides; rejected ones are left out", "pathotune_pipeline.cli.review"),
+    "quarantine": Verb(
+        "slides that ended the processes that read them; let them be tried again", "pathotune_pipeline.cli.quarantine"
+    ),
     "verify": Verb("whether a store is what its records say", "pathotune_pipeline.cli.verify"),
     "gc": Verb("give a store's room back: sets no longer wanted, leftovers", "pathotune_pipeline.cli.gc"),
     "forget": Verb(

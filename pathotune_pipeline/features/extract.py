@@ -12,6 +12,7 @@ from pathotune_pipeline.archive.identity import Pseudonymiser, key_of, redact
 from pathotune_pipeline.archive.manifest import Manifest, SlideItem
 from pathotune_pipeline.engine.device import pick_device
 from pathotune_pipeline.errors import WorkerLostError
+from pathotune_pipeline.execution.dask import DEADLY
 from pathotune_pipeline.execution.executor import ExecutionSpec, Executor, Result
 from pathotune_pipeline.features.engines import close_engines, forget_closed_engines
 from pathotune_pipeline.features.outcome import MADE, Outcome, count
@@ -123,7 +124,10 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
             lost = isinstance(result.error, WorkerLostError)
             told = str(result.error) if lost else f"{type(result.error).__name__}: {result.error}"
             reason, job = redact(told, item.path, item.slide_id), items[result.index]
-            yield from (failed(item, recipe, reason, transient=lost) for recipe in (job.recipe, *job.also))
+            recipes, deadly = (job.recipe, *job.also), lost and told.startswith(DEADLY)
+            if deadly:
+                reason = f"{reason} {plan.quarantine.enter(job, recipes)}"
+            yield from (failed(item, recipe, reason, transient=lost and not deadly) for recipe in recipes)
             continue
         outcome: Outcome = result.value
         if outcome.identity:

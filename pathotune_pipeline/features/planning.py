@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pathotune_pipeline.adapt.create import create_adapted_encoder, find_adapter
@@ -17,6 +17,7 @@ from pathotune_pipeline.execution.deadline import NEVER, Deadline
 from pathotune_pipeline.features.guidance import Guidance, gather_guidance
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec, Recipe, SlideJob, make_recipe
+from pathotune_pipeline.features.quarantine import Quarantine
 from pathotune_pipeline.features.slide_work import outcome_of_record
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -31,8 +32,10 @@ class ExtractPlan:
     Attributes:
         recipes: names and fingerprints of what is made, one for each encoder.
         jobs: missing work, largest file first.
-        done: outcomes of slides that the store has already, and of those that the audit refused; one for each set.
+        done: outcomes of slides that the store has already, and of those that the audit refused or that are quarantined;
+            one for each set.
         cache: content hashes, to be told of new ones.
+        quarantine: slides that are not tried, to be told of those that are given up.
         guidance: imported masks and annotations, by slide id.
         removed: by set, ids of slides that it holds and the archive no longer does.
         stale: by set, ids of slides to do of which it holds something already: their file, mask or annotations may have
@@ -45,6 +48,7 @@ class ExtractPlan:
     jobs: list[SlideJob]
     done: list[Outcome]
     cache: IdentityCache
+    quarantine: Quarantine
     items: tuple[SlideItem, ...] = ()
     guidance: dict[str, Guidance] = field(default_factory=dict)
     removed: dict[str, list[str]] = field(default_factory=dict)
@@ -98,7 +102,7 @@ def plan_extract(
     removed = {
         str(recipe.features_set): _removed(manifest, store, recipe, listed[recipe.features_set]) for recipe in recipes
     }
-    plan = ExtractPlan(recipes, [], [], cache, manifest.items, guidance, removed)
+    plan = ExtractPlan(recipes, [], [], cache, Quarantine(store, cache), manifest.items, guidance, removed)
     for item in manifest.items:
         if item.refused is not None:
             reason = redact(f"{REFUSED}: {item.refused}", item.path, item.slide_id)
@@ -119,14 +123,14 @@ def plan_extract(
             if commits[name][key] > 1 and not only_look:
                 store.renew(name, key, prints.features)
             plan.done.append(outcome_of_record(store, recipe, item.slide_id, prints, identity))
-        if missing:
-            first, *also = missing
-            plan.jobs.append(
-                SlideJob(
-                    item, mpp, first, store.address, threads=1, identity=identity, guidance=guided, state=state,
-                    also=tuple(also),
-                )
-            )  # fmt: skip
+        job = SlideJob(
+            item, mpp, recipes[0], store.address, threads=1, identity=identity, guidance=guided, state=state
+        )  # fmt: skip
+        away = {id(recipe): plan.quarantine.reason(job, recipe) for recipe in missing}
+        plan.done += [failed(item, recipe, reason) for recipe in missing if (reason := away[id(recipe)])]
+        tried = [recipe for recipe in missing if not away[id(recipe)]]
+        if tried:
+            plan.jobs.append(replace(job, recipe=tried[0], also=tuple(tried[1:])))
     plan.jobs.sort(key=lambda job: -_size(job.item))
     return plan
 

@@ -159,6 +159,7 @@ class SlideWork:
         cv2.setNumThreads(1)  # parallelism is across tiles
         if self.job.guidance.problem:
             raise AnnotationError(self.job.guidance.problem)
+        failpoint("slide.begun", of=self.slide_id)
         with self._stage("identity_s"):
             identity = self._held.identify()
         pointer = self.job.guidance.mask

@@ -64,7 +64,7 @@ def read_contents(store: FeatureStore) -> Contents:
     for slide in sorted(store.place.names(layout.DATA)):
         if slide != "zarr.json":
             _read_slide(store, slide, contents)
-    for folder in (layout.MASKS, layout.REVIEWS, layout.LEDGER, layout.MODELS, layout.CACHE, ""):
+    for folder in (layout.MASKS, layout.REVIEWS, layout.DEATHS, layout.LEDGER, layout.MODELS, layout.CACHE, ""):
         _note_temporary(folder, store.place.names(folder), contents)
     contents.broken |= ledger_faults(store)
     for name in store.place.names(layout.FORGETTING):

@@ -101,7 +101,7 @@ def purge(store: FeatureStore, what: Forgetting, *, outside: Callable[[Forgettin
             remove_group(store.place, f"{layout.DATA}/{key}", store.staging)
             failpoint("forget.data")
     _clear_staging(store, what.slides)
-    for folder in (layout.MASKS, layout.REVIEWS):
+    for folder in (layout.MASKS, layout.REVIEWS, layout.DEATHS):
         for stamp in stamps(store, folder):
             if stamp.key in keys:
                 store.place.delete(stamp.name(folder))

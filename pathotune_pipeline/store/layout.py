@@ -14,6 +14,7 @@
       runs/<run>/                                 run.json, outcomes.jsonl
       masks/<slide>@<time>.json                   which imported mask a slide uses; the newest one counts
       reviews/<slide>@<time>-<verdict>.json       what people said of slides; the newest verdict counts
+      deaths/<slide>@<time>.json                  runs that gave a slide up, as processes died under it; append-only
       ledger/<number>.json                        what was done with the store, and when; append-only
       models/<fingerprint>.json                   which slides a model was trained on
       forgetting/<random>.json                    a case that is being forgotten
@@ -44,11 +45,12 @@ ANSWERS = "answers-"
 MASKS = "masks"
 LEASES = "leases"
 REVIEWS = "reviews"
+DEATHS = "deaths"
 LEDGER = "ledger"
 MODELS = "models"
 FORGETTING = "forgetting"
 MARKER = "store.json"
-FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE, MASKS, LEASES, REVIEWS, LEDGER, MODELS, FORGETTING)
+FOLDERS = (DATA, COMMITS, STAGING, RUNS, CACHE, MASKS, LEASES, REVIEWS, DEATHS, LEDGER, MODELS, FORGETTING)
 """What a store consists of; made with it."""
 CHUNK_ROWS = 8192
 """Rows of features in a chunk; spans of work begin at multiples of it, so that a chunk has one writer."""
