@@ -8,6 +8,7 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from prefect.utilities.annotations import quote
 
 import flows.environment  # noqa: F401 - before Prefect
 from flows.extract import HOOKS, RUNNER, read_slides, run_extract, tell_of_slides
@@ -24,6 +25,7 @@ from pathotune_pipeline.execution.deadline import Deadline, deadline_of
 from pathotune_pipeline.execution.executor import ExecutionSpec
 from pathotune_pipeline.features.plan import ExtractSpec
 from pathotune_pipeline.features.reviewed import without_rejected
+from pathotune_pipeline.models.night import night_model
 from pathotune_pipeline.models.predict import model_extraction
 from pathotune_pipeline.models.quality import PredictSpec
 from pathotune_pipeline.reports.nights.drift import DriftSpec
@@ -67,15 +69,15 @@ def nightly_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
         The extraction's result; `night`: what was new, changed, failed, quarantined, ...; `page` and `report`: paths;
         `predictions` and `exported` where they were asked for.
     """
-    said = settings or {}
-    tree = config.check((*config.EXTRACTION, "execution", "audit", "predict", "drift"), said)
+    asked = settings or {}
+    tree = config.check((*config.EXTRACTION, "execution", "audit", "predict", "drift"), asked)
     execution = ExecutionSpec.parse(tree["execution"].model_dump())
     predict = PredictSpec.parse(tree["predict"].model_dump())
     model = open_pinned(predict_with, pin, device=predict.device) if predict_with else None
     if model is None:
         spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})
     else:
-        spec = model_extraction(model, extraction_changes(said, predict.device))
+        spec = model_extraction(model, extraction_changes(asked, predict.device))
     listed, key = read_slides(slides, manifest, pseudonymise, rescans)
     opened, until = FeatureStore(store), deadline_of(execution.until, since=flow_run.scheduled_start_time)
     if until.at is not None:  # one moment for every step
@@ -83,10 +85,12 @@ def nightly_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
     audited = audit_task(listed, opened, AuditSpec.parse(tree["audit"].model_dump()), spec.slide, until, key)
     result = run_extract(audited, spec, opened, execution, key)
     told: dict[str, Any] = {**result.as_dict(), "night": tell_of_slides(audited, result)}
+    said: Any = None
     if model is not None:
-        told["predictions"] = predict_task(model, audited, opened, result, predict, Path(out) / PREDICTIONS)
+        told["predictions"], lines = predict_task(model, audited, opened, result, predict, Path(out) / PREDICTIONS)
+        said = quote(night_model(model, opened, lines))
     drift = DriftSpec.parse(tree["drift"].model_dump())
-    told["page"] = write_night_task(store, out, result.run_id, result.features, drift)
+    told["page"] = write_night_task(store, out, result.run_id, result.features, drift, said)
     told["report"] = write_report_task(store, models or [], out, features or result.features)
     if export_to is not None:
         told["exported"] = export_task(opened, result.features, export_to, Path(out) / export_to)

@@ -22,7 +22,15 @@ from pathotune_pipeline.models.folder import Model, open_model
 from pathotune_pipeline.models.inputs import inputs_of_run
 from pathotune_pipeline.models.predict import model_extraction, predict_inputs
 from pathotune_pipeline.models.quality import PredictSpec
-from pathotune_pipeline.models.table import case_table, check_place, count_new, count_statuses, slide_table, write_table
+from pathotune_pipeline.models.table import (
+    PredictionLine,
+    case_table,
+    check_place,
+    count_new,
+    count_statuses,
+    slide_table,
+    write_table,
+)
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
 
@@ -63,7 +71,8 @@ def predict_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
     opened = FeatureStore(store)
     result = run_extract(listed, extraction, opened, ExecutionSpec.parse(tree["execution"].model_dump()), key)
     tell_of_slides(listed, result)
-    return {**result.as_dict(), "predictions": predict_task(pinned, listed, opened, result, spec, Path(out))}
+    told, _ = predict_task(pinned, listed, opened, result, spec, Path(out))
+    return {**result.as_dict(), "predictions": told}
 
 
 def open_pinned(folder: str, pin: str | None, *, device: str) -> Model:
@@ -91,8 +100,8 @@ def extraction_changes(settings: Mapping[str, Any], device: str) -> dict[str, di
 @task(name="predict", cache_policy=NO_CACHE, persist_result=False)
 def predict_task(
     model: Model, manifest: Manifest, store: FeatureStore, result: ExtractResult, spec: PredictSpec, out: Path
-) -> dict[str, Any]:
-    """Predict the slides of an extraction, and write the table; counts by status."""
+) -> tuple[dict[str, Any], list[PredictionLine]]:
+    """Predict the slides of an extraction, and write the table; counts by status, and the lines."""
     name = SetName.parse(f"features-{result.features}")
     lines = predict_inputs(model, store, inputs_of_run(manifest, result, store, name), spec)
     make = case_table if spec.by == "case" else slide_table
@@ -101,4 +110,4 @@ def predict_task(
     cells = " | ".join(map(str, counts.values()))
     told = f"# Predictions of {model.short}\n\n| {' | '.join(counts)} |\n|{'---|' * len(counts)}\n| {cells} |"
     create_markdown_artifact(key="predict-summary", markdown=told, description="Slides by what became of them")
-    return {"counts": counts, "new": count_new(lines), "model": model.card.fingerprint, "out": str(out)}
+    return {"counts": counts, "new": count_new(lines), "model": model.card.fingerprint, "out": str(out)}, lines

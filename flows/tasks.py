@@ -23,6 +23,7 @@ from pathotune_pipeline.features.run_logs import RunLogs
 
 if TYPE_CHECKING:
     from pathotune_pipeline.execution.executor import Executor
+    from pathotune_pipeline.reports.nights.answers import NightModel
     from pathotune_pipeline.reports.nights.drift import DriftSpec
 
 RETRY_DELAYS_S = [5.0, 30.0]
@@ -118,8 +119,10 @@ def write_report_task(store: str, models: Sequence[str], out: str, features: str
 
 
 @task(name="write-night", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
-def write_night_task(store: str, out: str, run_id: str, features: str, spec: DriftSpec) -> str:
-    """Write the night's page, and the index over nights; the page's path."""
+def write_night_task(
+    store: str, out: str, run_id: str, features: str, spec: DriftSpec, model: NightModel | None = None
+) -> str:
+    """Write the night's page, and the index over nights; the page's path. A model comes quoted: Prefect looks into all else."""
     from pathotune_pipeline.reports.nights.page import write_night
 
-    return str(write_night(store, out, run_id=run_id, features=features, spec=spec))
+    return str(write_night(store, out, run_id=run_id, features=features, spec=spec, model=model))

@@ -3,16 +3,21 @@
 Example:
   pathotune report --store store/ --model model-abmil/ --model model-transmil/ --out report/
   pathotune report --store store/ --night --out nights/            # what the newest run did; with an index over nights
+  pathotune report --store store/ --night --model model/ --out nights/    # and what that model said of its slides
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pathotune_pipeline import config
 from pathotune_pipeline.cli.flags import add_settings, given, store_address
 from pathotune_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathotune_pipeline.reports.nights.answers import NightModel
 
 NEWEST = ""
 
@@ -25,7 +30,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="a folder that crossval wrote; may be repeated",
+        help="a folder that crossval wrote; may be repeated. With --night, the one it predicted with",
     )
     parser.add_argument(
         "--features", metavar="NAME", help="the feature set to show; needed where the store has several"
@@ -59,8 +64,25 @@ def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.reports.nights.page import write_night
 
     assert isinstance(spec, DriftSpec)
-    if arguments.model:
-        raise UsageError("--night shows a run and --model a model. Write two pages: leave one of them out.")
-    run_id = arguments.night or None
-    print(write_night(arguments.store, arguments.out, run_id=run_id, features=arguments.features, spec=spec))
+    run_id, model = arguments.night or None, _predicting(arguments)
+    features = arguments.features or (model.features if model else None)
+    print(write_night(arguments.store, arguments.out, run_id=run_id, features=features, spec=spec, model=model))
     return 0
+
+
+def _predicting(arguments: argparse.Namespace) -> NightModel | None:
+    """The model that a night predicted with; what it said then is kept, and taken from there."""
+    if not arguments.model:
+        return None
+    if len(arguments.model) > 1:
+        raise UsageError("--night shows one model, the one that the night predicted with. Give --model once.")
+    from pathotune_pipeline.models.folder import open_model
+    from pathotune_pipeline.models.night import night_model
+    from pathotune_pipeline.models.predict import predict_store
+    from pathotune_pipeline.models.quality import PredictSpec
+    from pathotune_pipeline.store.store import open_store
+
+    predict = config.load(("predict",), arguments.config, arguments.assignments, {})["predict"]
+    assert isinstance(predict, PredictSpec)
+    model, store = open_model(arguments.model[0], device=predict.device), open_store(arguments.store)
+    return night_model(model, store, predict_store(model, store, None, predict))

@@ -127,7 +127,7 @@ def plan_extract(
             item, mpp, recipes[0], store.address, threads=1, identity=identity, guidance=guided, state=state
         )  # fmt: skip
         away = {id(recipe): plan.quarantine.reason(job, recipe) for recipe in missing}
-        plan.done += [failed(item, recipe, reason) for recipe in missing if (reason := away[id(recipe)])]
+        plan.done += [failed(item, recipe, why) for recipe in missing if (why := away[id(recipe)])]
         tried = [recipe for recipe in missing if not away[id(recipe)]]
         if tried:
             plan.jobs.append(replace(job, recipe=tried[0], also=tuple(tried[1:])))

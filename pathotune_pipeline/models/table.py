@@ -123,14 +123,19 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--out {path}: it is there already. Give another name, or --overwrite.")
 
 
+def likely_classes(target: TargetFacts, values: np.ndarray) -> tuple[str, ...]:
+    """The likeliest class or grade, or all likely labels; none of other kinds."""
+    if target.kind in (*CLASSES, "ordinal"):
+        return (target.classes[int(values.argmax())],)
+    if target.kind == "multilabel":
+        return tuple(name for name, value in zip(target.classes, values, strict=True) if value >= LIKELY)
+    return ()
+
+
 def verdict(target: TargetFacts, values: np.ndarray) -> str:
     """What the values say in one word: the likeliest class or grade, or the likely labels; empty of other kinds."""
-    if target.kind in (*CLASSES, "ordinal"):
-        return target.classes[int(values.argmax())]
-    if target.kind == "multilabel":
-        said = [name for name, value in zip(target.classes, values, strict=True) if value >= LIKELY]
-        return LABEL_SEPARATOR.join(said) or NO_LABELS
-    return ""
+    said = LABEL_SEPARATOR.join(likely_classes(target, values))
+    return said or (NO_LABELS if target.kind == "multilabel" else "")
 
 
 def _own_columns(target: TargetFacts) -> list[str]:

@@ -297,5 +297,5 @@ def data_block(values: object) -> Markup:
     return Markup(text)  # json.dumps escapes everything beyond ASCII, U+2028 too
 
 
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+def _data_uri(data: bytes, kind: str = "jpeg") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")

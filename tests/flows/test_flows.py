@@ -199,7 +199,8 @@ train_flow(store=str(place / 's'), features='stain-texture', labels={str(table)!
          'test_share': 0, 'val_share': 0.4, 'train': {{'epochs': 1, 'min_epochs': 0}}}}}})
 pin = json.loads((place / 'm' / 'card.json').read_text())['fingerprint'][:12]
 told = nightly_flow(**source, out=str(place / 'out'), settings=serial, predict_with=str(place / 'm'), pin=pin)
-print('TOLD', json.dumps([told['counts']['computed'], told['predictions']['counts'], told['page']]))
+predictions = told['predictions']
+print('TOLD', json.dumps([told['counts']['computed'], predictions['counts'], predictions['new'], told['page']]))
 said = []
 for settings, wanted in ((serial, '0' * 12), ({{**serial, 'tiles': {{'tile_px': 256}}}}, pin)):
     try:
@@ -208,7 +209,7 @@ for settings, wanted in ((serial, '0' * 12), ({{**serial, 'tiles': {{'tile_px': 
         said.append(str(error))
 print('SAID', json.dumps([*said, (place / 'other').exists()]))
 told = predict_flow(model=str(place / 'm'), **source, out=str(place / 'p.csv'), settings=serial, pin=pin)
-print('PREDICTED', json.dumps(told['predictions']['counts']))
+print('PREDICTED', json.dumps([told['predictions']['counts'], told['predictions']['new']]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(home, PREFECT_API_URL=server), cwd=ROOT, capture_output=True,
@@ -218,12 +219,16 @@ print('PREDICTED', json.dumps(told['predictions']['counts']))
     lines = dict(
         line.split(" ", 1) for line in done.stdout.splitlines() if line.split(" ")[0] in ("TOLD", "SAID", "PREDICTED")
     )
-    computed, counts, page = json.loads(lines["TOLD"])
+    computed, counts, new, page = json.loads(lines["TOLD"])
     assert computed == 0, "they are the features that the model was trained on"
     assert counts == {"slides": 7, "predicted": 6, "abstained": 0, "left": 0, "failed": 1}
-    assert json.loads(lines["PREDICTED"]) == counts
+    assert new == 6
+    assert json.loads(lines["PREDICTED"]) == [counts, 0], "nothing has changed since the night"
     assert (tmp_path / "out" / "predictions.csv").read_text() == (tmp_path / "p.csv").read_text()
-    assert Path(page).is_file()
+    card = json.loads((tmp_path / "m" / "card.json").read_text())
+    source = Path(page).read_text()
+    assert card["fingerprint"] in source
+    assert "predicted: <b>0</b> this night, 6 before" in source
     pinned, recipe, written = json.loads(lines["SAID"])
     assert "The model was pinned to 000000000000" in pinned
     assert "the model was trained on" in recipe

@@ -6,9 +6,6 @@ All of them run in one process of their own, on one temporary Prefect server, wi
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +15,18 @@ from pathotune_pipeline.cli import main
 from pathotune_pipeline.store import open_store
 from pathotune_pipeline.store.ledger import ledger_faults, read_ledger
 from pathotune_pipeline.store.verify import verify_store
-from pathotune_pipeline.testing.slides import write_slide
 from tests.flows.hooked import Hook, hook
-
-ROOT = Path(__file__).resolve().parents[2]
-HEADER = "path,case_id,block,stain,scan_date"
-ROWS = {
-    "a.tif": "P1,B1,HE,2026-01-01",
-    "b.tif": "P2,B1,HE,2026-01-01",
-    "c.tif": "P3,B1,HE,2026-01-01",
-    "bad.svs": "P4,B1,HE,2026-01-01",
-    "b-again.tif": "P2,B1,HE,2026-02-01",
-}
+from tests.flows.nights import brief, run_nights, write_archive
 
 SCRIPT = """
-import json, os, pathlib, shutil, sys
-place, new = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-from flows.nightly import nightly_flow
-from pathotune_pipeline.cli import main
-
-HEADER, ROWS = json.loads(sys.argv[3])
-def night(names, bring=(), until=None):
-    for name in bring:
-        shutil.copy(new / name, place / 'in' / name.partition('+')[0])
-    (place / 'slides.csv').write_text('\\n'.join([HEADER, *(f'{name},{ROWS[name]}' for name in names)]) + '\\n')
-    told = nightly_flow(store=str(place / 's'), out=str(place / 'out'), slides=str(place / 'in'),
-        manifest=str(place / 'slides.csv'), export_to='pt', settings={'tiles': {'tile_px': 128},
-        'audit': {'samples': 4, 'jobs': 1}, 'execution': {'executor': 'serial', 'until': until}})
-    told['html'] = (place / 'out' / 'report.html').read_text()
-    told['night_html'] = pathlib.Path(told['page']).read_text()
-    told['beside'] = json.loads(pathlib.Path(told['page']).with_suffix('.json').read_text())
-    print('NIGHT', json.dumps(told), flush=True)
-
-night(['a.tif', 'b.tif', 'bad.svs'], ['a.tif', 'b.tif', 'bad.svs'])
+night(['a.tif', 'b.tif', 'bad.svs'], ['a.tif', 'b.tif', 'bad.svs'], export_to='pt')
 night(['a.tif', 'b.tif', 'bad.svs', 'b-again.tif', 'c.tif'], ['a.tif+changed', 'b-again.tif', 'c.tif'],
-    '2020-01-01T06:00')
-night(['a.tif', 'b.tif', 'bad.svs', 'b-again.tif', 'c.tif'])
+    '2020-01-01T06:00', export_to='pt')
+night(['a.tif', 'b.tif', 'bad.svs', 'b-again.tif', 'c.tif'], export_to='pt')
 assert main(['review', '--store', str(place / 's'), '--slide', 'c.tif', '--reject', '--by', 'A. Reader']) == 0
 (place / 'in' / 'a.tif').unlink()
-night(['b.tif', 'bad.svs', 'b-again.tif', 'c.tif'], ['bad.svs+mended'])
-night(['b.tif', 'bad.svs', 'b-again.tif', 'c.tif'])
+night(['b.tif', 'bad.svs', 'b-again.tif', 'c.tif'], ['bad.svs+mended'], export_to='pt')
+night(['b.tif', 'bad.svs', 'b-again.tif', 'c.tif'], export_to='pt')
 try:
     nightly_flow(store=str(place / 's'), out=str(place / 'out'), slides=str(place / 'absent'))
 except Exception as error:
@@ -68,35 +37,15 @@ except Exception as error:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Hook, Path, str]:
     """What the nights told, the webhook, the place, and everything that was printed."""
-    place = tmp_path_factory.mktemp("nights")
-    new = tmp_path_factory.mktemp("new")
-    (place / "in").mkdir()
-    for seed, name in enumerate(("a.tif", "a.tif+changed", "b.tif", "b-again.tif", "c.tif", "bad.svs+mended")):
-        write_slide(new / f"{name}.tif", size_px=(1024, 1024), seed=seed)
-        (new / f"{name}.tif").rename(new / name)
-    (new / "bad.svs").write_bytes(b"this is no slide")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    place, new = tmp_path_factory.mktemp("nights"), tmp_path_factory.mktemp("new")
+    write_archive(place, new)
     with hook() as server:
-        quiet = {
-            **kept, "PREFECT_HOME": str(place / "prefect"), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore",
-            "PATHOTUNE_WEBHOOK_URL": server.address, "PATHOTUNE_WEBHOOK_TOKEN": "SECRETTOKEN", "PREFECT_LOGGING_LEVEL": "DEBUG",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        }  # fmt: skip
-        words = [sys.executable, "-c", SCRIPT, str(place), str(new), json.dumps([HEADER, ROWS])]
-        done = subprocess.run(words, env=quiet, cwd=place, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    nights = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("NIGHT ")]
-    assert "FAILED" in done.stdout
-    return nights, server, place, done.stdout + done.stderr
-
-
-def brief(night: dict[str, Any]) -> dict[str, Any]:
-    """What a night tells, without what is empty and without reasons."""
-    return {
-        name: sorted(value) if name != "superseded" else value
-        for name, value in night["night"].items()
-        if value and name not in ("features", "run")
-    }
+        done = run_nights(
+            SCRIPT, place, new, execution={"executor": "serial"}, PATHOTUNE_WEBHOOK_URL=server.address,
+            PATHOTUNE_WEBHOOK_TOKEN="SECRETTOKEN", PREFECT_LOGGING_LEVEL="DEBUG",
+        )  # fmt: skip
+    assert "FAILED" in done.printed
+    return done.nights, server, place, done.printed
 
 
 def test_each_night_tells_exactly_what_happened(told: tuple[list[dict[str, Any]], Hook, Path, str]) -> None:
@@ -166,3 +115,4 @@ def test_the_store_is_sound_and_says_who_did_what(told: tuple[list[dict[str, Any
     assert ledger_faults(store) == {}
     assert main(["status", "--store", str(place / "s"), "--verify"]) == 0
     assert [night["exported"]["failed"] for night in nights] == [[]] * 5
+    assert [night["exported"]["rejected"] for night in nights] == [0, 0, 0, 1, 1]

@@ -11,6 +11,7 @@ from typing import Any
 
 from pathotune_pipeline.provenance import now
 from pathotune_pipeline.reports.html import render_page
+from pathotune_pipeline.reports.nights.answers import ModelPanel, NightModel, panel_of
 from pathotune_pipeline.reports.nights.drift import DriftSpec, Group, Sample, compare, measure, unlike_past
 from pathotune_pipeline.reports.nights.means import FeatureMeans, stable_sample
 from pathotune_pipeline.reports.nights.night import KINDS, Night, NightSlide, collect_night
@@ -68,6 +69,7 @@ def write_night(
     run_id: str | None = None,
     features: str | None = None,
     spec: DriftSpec | None = None,
+    model: NightModel | None = None,
 ) -> Path:
     """Write a night's page and the index over all nights in the same folder.
 
@@ -77,19 +79,21 @@ def write_night(
         run_id: of the night's last run, or its beginning; the newest extraction's where None.
         features: the feature set, in full or its beginning; that of the newest extraction where None.
         spec: from where on drift is an alert.
+        model: that the night predicted with, and what it said.
 
     Returns:
         Path of the night's page.
 
     Raises:
-        UsageError: no such run, or `out` cannot be written.
+        UsageError: no such run, a model of other features, or `out` cannot be written.
     """
     folder, opened, spec = writable(Path(out)), open_store(store), spec or DriftSpec()
     night = collect_night(opened, run_id=run_id, features=features)
+    panel = None if model is None else panel_of(opened, night, model)
     groups = find_drift(opened, night, spec)
     pictures = thumbnails(opened, night.slides)
     summary = summarise(night, groups)
-    page = render_night(night, groups, pictures, spec)
+    page = render_night(night, groups, pictures, spec, panel=panel)
     try:
         replace_file(folder / summary.page, page.encode("utf-8", errors="replace"))
         replace_file(folder / f"{Path(summary.page).stem}.json", json.dumps(asdict(summary), indent=1).encode())
@@ -143,7 +147,9 @@ def summarise(night: Night, groups: Sequence[Group]) -> NightSummary:
     )
 
 
-def render_night(night: Night, groups: Sequence[Group], pictures: dict[str, str], spec: DriftSpec) -> str:
+def render_night(
+    night: Night, groups: Sequence[Group], pictures: dict[str, str], spec: DriftSpec, *, panel: ModelPanel | None = None
+) -> str:
     """The page of a night.
 
     Args:
@@ -151,6 +157,7 @@ def render_night(night: Night, groups: Sequence[Group], pictures: dict[str, str]
         groups: its drift.
         pictures: base64 of JPEGs by slide id.
         spec: what counted as an alert.
+        panel: of the model that predicted; None where none did.
     """
     counts = night.counts()
     shown = list(pictures)
@@ -181,6 +188,7 @@ def render_night(night: Night, groups: Sequence[Group], pictures: dict[str, str]
         flags=[(flag, count, fresh_flags[flag]) for flag, count in flags.most_common()],
         stages=stages,
         stage_bar=stage_bar(stages),
+        panel=panel,
         slowest=sorted(
             (slide for slide in night.slides if slide.computed and slide.row.seconds),
             key=lambda slide: -(slide.row.seconds or 0),

@@ -80,6 +80,23 @@ def reduced(jpeg: np.ndarray, long_side: int) -> np.ndarray:
     return overlay.fit(overlay.decode_thumbnail(data), long_side)
 
 
+def small_webp(image: np.ndarray, room: int) -> bytes:
+    """The picture as a WebP within so many bytes: of lower quality, then of three quarters of the size, as often as it takes.
+
+    Raises:
+        CorruptDataError: OpenCV cannot write WebP.
+    """
+    while True:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        for quality in range(80, 29, -10):
+            encoded, webp = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
+            if not encoded:
+                raise CorruptDataError("OpenCV could not write WebP. Check its installation with `pathotune doctor`.")
+            if len(webp) <= room or max(image.shape[:2]) <= 8:
+                return bytes(webp.tobytes())
+        image = overlay.fit(image, max(8, max(image.shape[:2]) * 3 // 4))
+
+
 def small_jpeg(image: np.ndarray, room: int) -> bytes:
     """The picture as a JPEG within so many bytes: of lower quality, then of half the size, as often as it takes."""
     while True:
