@@ -47,6 +47,7 @@ _HOMES = {
     "heatmap": "models.heatmap:HeatmapSpec",
     "drift": "reports.nights.drift:DriftSpec",
     "view": "viewer.spec:ViewSpec",
+    "trial": "doctor.trial.spec:TrialSpec",
     "import": "exchange.geometry:ImportSpec",
     "scaling": "tuning.studies.spec:ScalingSpec",
     "domains": "tuning.studies.spec:DomainsSpec",

@@ -104,6 +104,7 @@ def test_every_setting_has_one_flag_and_a_sentence() -> None:
 
     groups = (
         (*config.EXTRACTION, "execution"),
+        ("trial", *config.EXTRACTION),
         ("pretrain", "mae"),
         ("pretrain", "puzzle"),
         ("crossval",),

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pathotune_pipeline import doctor
 from pathotune_pipeline.cli import main
 from pathotune_pipeline.doctor import Check, Wanted
+from pathotune_pipeline.doctor import checks as doctor
 from pathotune_pipeline.execution import ExecutionSpec, create_executor
 from pathotune_pipeline.execution.dask import DaskExecutor
 from tests.flows.hooked import hook
