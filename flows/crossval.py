@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-import flows.environment  # noqa: F401 - before Prefect
+from flows.environment import refuse_remote
+from flows.guarded import guarded_flow
 from flows.notify import tell_of_failure
 from pathotune_pipeline import config
 from pathotune_pipeline.evaluation.crossval import CrossvalSpec
@@ -33,7 +34,7 @@ def told_of(results: Mapping[str, CrossvalResult], notes: Sequence[str]) -> dict
     return {**told, "notes": list(dict.fromkeys([*said, *notes]))}
 
 
-@flow(name="crossval", persist_result=False, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
+@guarded_flow(name="crossval", persist_result=False, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
 def crossval_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect's pages
     store: str,
     features: str,
@@ -59,6 +60,7 @@ def crossval_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefec
     Returns:
         Scores with intervals, and notes; of several targets the scores by target.
     """
+    refuse_remote()
     spec = CrossvalSpec.parse(config.check(("crossval",), settings or {})["crossval"].model_dump())
     targets = (target,) if isinstance(target, str) else tuple(target)
     study = Study(store, features, Path(labels), targets, Path(out), overwrite, Path(cache) if cache else None)

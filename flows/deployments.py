@@ -21,8 +21,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 from pydantic import ValidationError
 
-import flows.environment  # noqa: F401 - before Prefect
 from flows.crossval import crossval_flow
+from flows.environment import refuse_remote
 from flows.extract import extract_flow
 from flows.nightly import nightly_flow
 from flows.predict import predict_flow
@@ -152,7 +152,9 @@ def deploy(spec: DeploymentsSpec) -> dict[str, str]:
 
     Raises:
         SpecError: a deployment names no work pool.
+        UsageError: the server is another machine's, and nobody allowed it.
     """
+    refuse_remote()
     for name, each in spec.deployments.items():
         if each.work_pool is None:
             raise SpecError(f"{name}: no work_pool is named. Name one, or use `pathotune serve`, which needs none.")
@@ -174,7 +176,11 @@ def serve_here(spec: DeploymentsSpec, *, limit: int | None = None) -> None:
     Args:
         spec: which deployments; their work pools are left aside.
         limit: most runs at once.
+
+    Raises:
+        UsageError: the Prefect server is another machine's, and nobody allowed it.
     """
+    refuse_remote()
     from prefect import serve
 
     bare = {name: {**each.model_dump(), "work_pool": None} for name, each in spec.deployments.items()}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import wait
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-import flows.environment  # noqa: F401 - before Prefect
+from flows.environment import refuse_remote
+from flows.guarded import guarded_flow
 from flows.night import MOST_ROWS, cell, night_of, night_summary
 from flows.notify import notify, tell_of_failure
 from flows.tasks import Batch, batches, extract_slides
@@ -36,7 +37,7 @@ RUNNER: Any = ThreadPoolTaskRunner(max_workers=16)
 HOOKS: dict[str, Any] = {"on_failure": [tell_of_failure], "on_crashed": [tell_of_failure]}
 
 
-@flow(name="extract", persist_result=False, task_runner=RUNNER, **HOOKS)
+@guarded_flow(name="extract", persist_result=False, task_runner=RUNNER, **HOOKS)
 def extract_flow(
     store: str,
     slides: str | None = None,
@@ -58,6 +59,7 @@ def extract_flow(
     Returns:
         features, run, counts, outcomes of every slide, stream, files passed over; the same of other encoders' sets.
     """
+    refuse_remote()
     tree = config.check((*config.EXTRACTION, "execution"), settings or {})
     listed, key = read_slides(slides, manifest, pseudonymise, rescans)
     spec = ExtractSpec.parse({name: tree[name].model_dump() for name in config.EXTRACTION})

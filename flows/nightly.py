@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
-import flows.environment  # noqa: F401 - before Prefect
+from flows.environment import refuse_remote
 from flows.extract import HOOKS, RUNNER, read_slides, run_extract, tell_of_slides
+from flows.guarded import guarded_flow
 from flows.predict import extraction_changes, open_pinned, predict_task
 from flows.tasks import write_night_task, write_report_task
 from pathotune_pipeline import config
@@ -37,7 +38,7 @@ PREDICTIONS = "predictions.csv"
 ExportTo = Literal["trident", "clam", "stamp", "anndata", "h5ad", "pt"]
 
 
-@flow(name="nightly", persist_result=False, task_runner=RUNNER, **HOOKS)
+@guarded_flow(name="nightly", persist_result=False, task_runner=RUNNER, **HOOKS)
 def nightly_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect's pages
     store: str,
     out: str,
@@ -69,6 +70,7 @@ def nightly_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
         The extraction's result; `night`: what was new, changed, failed, quarantined, ...; `page` and `report`: paths;
         `predictions` and `exported` where they were asked for.
     """
+    refuse_remote()
     asked = settings or {}
     tree = config.check((*config.EXTRACTION, "execution", "audit", "predict", "drift"), asked)
     execution = ExecutionSpec.parse(tree["execution"].model_dump())

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-import flows.environment  # noqa: F401 - before Prefect
+from flows.environment import refuse_remote
 from flows.extract import HOOKS, RUNNER, read_slides, run_extract, tell_of_slides
+from flows.guarded import guarded_flow
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.listing import Rescans
 from pathotune_pipeline.archive.manifest import Manifest
@@ -35,7 +36,7 @@ from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.store import FeatureStore
 
 
-@flow(name="predict", persist_result=False, task_runner=RUNNER, **HOOKS)
+@guarded_flow(name="predict", persist_result=False, task_runner=RUNNER, **HOOKS)
 def predict_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect's pages
     model: str,
     store: str,
@@ -62,6 +63,7 @@ def predict_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect
     Returns:
         The extraction's result; `predictions`: counts by status, the model's fingerprint, the table's path.
     """
+    refuse_remote()
     check_place(Path(out), overwrite=overwrite)
     tree = config.check(("execution", "predict"), settings or {})
     spec = PredictSpec.parse(tree["predict"].model_dump())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-import flows.environment  # noqa: F401 - before Prefect
 from flows.crossval import tell_scores, told_of
+from flows.environment import refuse_remote
+from flows.guarded import guarded_flow
 from flows.notify import tell_of_failure
 from pathotune_pipeline import config
 from pathotune_pipeline.evaluation.study import Study
@@ -23,7 +24,7 @@ def train_task(study: Study, spec: ModelSpec, licence: str) -> dict[str, Any]:
     return told_of(*train_model(study, spec, licence=licence))
 
 
-@flow(name="train", persist_result=False, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
+@guarded_flow(name="train", persist_result=False, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
 def train_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect's pages
     store: str,
     features: str,
@@ -51,6 +52,7 @@ def train_flow(  # noqa: PLR0913 - a flow's parameters are its form in Prefect's
     Returns:
         Scores with intervals, and notes; of several targets the scores by target.
     """
+    refuse_remote()
     spec = ModelSpec.parse(config.check(("model",), settings or {})["model"].model_dump())
     targets = (target,) if isinstance(target, str) else tuple(target)
     study = Study(store, features, Path(labels), targets, Path(out), overwrite, Path(cache) if cache else None)

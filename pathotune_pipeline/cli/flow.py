@@ -89,6 +89,9 @@ def needs_flows() -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     needs_flows()
+    from flows.environment import refuse_remote
+
+    refuse_remote()  # before the archive is searched, which may take long
     runs = {"extract": _extract, "crossval": _crossval, "train": _train, "predict": _predict, "nightly": _nightly}
     return runs[arguments.flow](arguments)
 

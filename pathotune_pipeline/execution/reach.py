@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import urllib.error
 import urllib.request
@@ -10,6 +11,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 5.0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_here(address: str) -> bool:
+    """Whether the server at a URL can only be this machine's. No name but localhost is looked up or believed."""
+    try:
+        return is_loopback(urlsplit(address).hostname or "")
+    except ValueError:
+        return False
 
 
 def answers(address: str, timeout_s: float = TIMEOUT_S) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
 from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.execution.reach import is_loopback
 from pathotune_pipeline.spec import Spec, setting
 
 LEAST_TOKEN = 16
@@ -22,16 +22,6 @@ class ViewSpec(Spec):
     token_file: str | None = setting(
         None, "File that holds the token which browsers must show; at least 16 letters.", hashed=False
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def read_token(spec: ViewSpec) -> str | None:

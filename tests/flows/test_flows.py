@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,29 +16,17 @@ import pytest
 
 from pathotune_pipeline.store import open_store
 from pathotune_pipeline.testing.slides import write_slide, write_svs
+from tests import serving
 from tests.adapt.files import write_adapter
 from tests.encoders.checkpoints import write_checkpoint
+from tests.serving import ask
+from tests.serving import prefect_environment as environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def environment(home: Path, **more: str) -> dict[str, str]:
-    quiet = {
-        "PREFECT_HOME": str(home),
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PYTHONWARNINGS": "ignore",
-    }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return {**kept, **quiet, **more}
-
-
 def pathotune(home: Path, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pathotune_pipeline.cli", *map(str, words)]
-    return subprocess.run(
-        command, env=environment(home, **more), capture_output=True, text=True, check=False, timeout=500
-    )
+    return serving.pathotune(environment(home, **more), *words)
 
 
 @pytest.fixture(scope="module")
@@ -53,37 +38,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     home = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    log = (home / "log").open("w")
-    process = subprocess.Popen(
-        command, env=environment(home), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{port}/api"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, (home / "log").read_text()
-                time.sleep(0.5)
+    with serving.prefect_server(home, serving.free_port(), home / "log") as (address, _):
         yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-        log.close()
-
-
-def ask(address: str, path: str, body: dict) -> list:
-    request = urllib.request.Request(
-        f"{address}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
 
 
 def test_the_extract_flow_runs_without_a_server_and_leaves_an_artifact(
