@@ -10,13 +10,14 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-slow test-all check format clean constraints
+.PHONY: help setup demo test test-slow test-all check docs format clean constraints
 
 help:
 	@echo "make demo       set up, make synthetic slides, extract, cross-validate, write report.html"
 	@echo "make test       set up, check style, types and architecture, run the tests"
 	@echo "make test-slow  run the slow tests"
 	@echo "make check      ruff, mypy and import contracts alone"
+	@echo "make docs       build the documentation's site into site/"
 	@echo "make format     ruff format and fixes"
 
 setup: $(VENV)/.ready
@@ -47,6 +48,10 @@ test-slow: setup
 test-all: check
 	$(PYTEST) -m "not gpu and not network"
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is the start page; for the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -57,4 +62,4 @@ constraints:
 	  --no-header --no-annotate --no-emit-index-url --upgrade -o constraints/python$$v.txt; done
 
 clean:
-	rm -rf $(VENV) $(DEMO_DIR) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(DEMO_DIR) site .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,11 +1,11 @@
-"""Bring an encoder to a task by labels of whole slides: prompts or LoRA and a head, trained together, end to end.
+r"""Bring an encoder to a task by labels of whole slides: prompts or LoRA and a head, trained together, end to end.
 
 Tiles come from the slides, at the places of a feature set of the same archive. What is kept is the adapter; extract with
 it, and train a head on all tiles: `pathotune crossval`. docs/adapting.md says when this is worth it.
 
 Example:
   pathotune extract      --slides archive/ --store store/ --encoder uni
-  pathotune adapt-slides --slides archive/ --store store/ --features uni --labels labels.csv --target class --encoder uni
+  pathotune adapt-slides --slides archive/ --store store/ --features uni --labels labels.csv --target class --encoder uni \
                          --method vpt-deep --out tuned/
   pathotune extract      --slides archive/ --store store/ --encoder uni --adapter tuned/adapter.safetensors
 """

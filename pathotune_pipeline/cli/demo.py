@@ -4,6 +4,7 @@ Every command it runs is printed, so that it can be run again by hand on real sl
 
 Example:
   pathotune demo --out demo-out/
+  pathotune demo --out tutorial/ --slides-only --patients 24 --size-px 2048    # to try commands on
 """
 
 from __future__ import annotations
@@ -38,39 +39,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size-px", type=int, default=4096, metavar="N", help="side of a slide in pixels, at least 2048 [4096]"
     )
+    parser.add_argument(
+        "--slides-only", action="store_true", help="draw the archive, and nothing else; of 2 cases or more"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one draws other slides [0]")
     parser.add_argument("--fresh", action="store_true", help="delete what an earlier demo left in --out first")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pathotune_pipeline.errors import UsageError
 
-    if arguments.patients < 24 or arguments.size_px < 2048:
-        raise UsageError("The demo needs --patients of at least 24 and --size-px of at least 2048 to show anything.")
+    fewest = 2 if arguments.slides_only else 24
+    if arguments.patients < fewest or arguments.size_px < 2048:
+        raise UsageError(
+            f"--patients {arguments.patients} --size-px {arguments.size_px}: the demo needs at least {fewest} patients and "
+            "2048 px to show anything."
+        )
+    if arguments.seed < 0:
+        raise UsageError(f"--seed {arguments.seed}: a seed is 0 or more.")
     out = arguments.out.absolute()
     if arguments.fresh and (out / "archive").is_dir():
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PREFECT_HOME", str(out / "prefect"))
     began = time.perf_counter()
-    _draw(out / "archive", arguments.patients, arguments.size_px)
+    _draw(out / "archive", patients=arguments.patients, size_px=arguments.size_px, seed=arguments.seed)
+    if arguments.slides_only:
+        return 0
+    os.environ.setdefault("PREFECT_HOME", str(out / "prefect"))
     code = _run_all(out)
     if code == 0:
         print(f"\ndone in {time.perf_counter() - began:.0f} s. Open {out / 'report' / 'report.html'}")
     return code
 
 
-def _draw(archive: Path, patients: int, size_px: int) -> None:
+def _draw(archive: Path, *, patients: int, size_px: int, seed: int) -> None:
     from pathotune_pipeline.execution.executor import usable_cores
     from pathotune_pipeline.testing.slides import make_archive
 
-    wanted = {"patients": patients, "size_px": size_px}
+    wanted = {"patients": patients, "size_px": size_px, "seed": seed}
     marker = archive.parent / "archive.json"
     if marker.is_file() and json.loads(marker.read_text()) == wanted:
         print(f"the archive is there already: {archive}")
         return
     shutil.rmtree(archive, ignore_errors=True)
     print(f"drawing an archive of {patients} patients into {archive} ...", flush=True)
-    truth = make_archive(archive, patients=patients, size_px=(size_px, size_px), seed=0, workers=min(8, usable_cores()))
+    truth = make_archive(
+        archive, patients=patients, size_px=(size_px, size_px), seed=seed, workers=min(8, usable_cores())
+    )
     marker.write_text(json.dumps(wanted))
     positive = sum(name == "positive" for name in truth.classes.values())
     print(f"drew {len(truth.slides)} slides, {positive} of them positive")

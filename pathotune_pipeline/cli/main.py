@@ -110,10 +110,16 @@ def _run(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in VERBS:
         _unknown(name)
+    parsed = verb_parser(name).parse_args(arguments[1:])
+    return int(import_module(VERBS[name].module).run(parsed))
+
+
+def verb_parser(name: str) -> Parser:
+    """The parser of a command of VERBS, with all its flags; nothing is run."""
     module = import_module(VERBS[name].module)
     parser = Parser(prog=f"pathotune {name}", description=module.__doc__)
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(arguments[1:])))
+    return parser
 
 
 def _unknown(name: str) -> NoReturn:

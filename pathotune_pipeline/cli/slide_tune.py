@@ -1,10 +1,10 @@
-"""Join a slide encoder with gene expression and clinical variables, on cases whose labels are said as text.
+r"""Join a slide encoder with gene expression and clinical variables, on cases whose labels are said as text.
 
 The slide encoder stays frozen. What is learnt is a small adapter; what comes out is an embedding of each case and task, on
 which logistic regressions and Cox models are fitted and judged. Without --store and --features slides have no part in it.
 
 Example:
-  pathotune slide-tune --store store/ --features gigapath --slide-encoder gigapath --cases cases.csv --clinical age stage
+  pathotune slide-tune --store store/ --features gigapath --slide-encoder gigapath --cases cases.csv --clinical age stage \
                        --genes genes.parquet --pathways sets.gmt --text-encoder hash-ngram --out tuned/
   pathotune slide-eval tuned/ --store store/ --features gigapath --cases new.csv --genes new.parquet --out evaluated/
 """
