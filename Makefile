@@ -49,7 +49,7 @@ test-all: check
 	$(PYTEST) -m "not gpu and not network"
 
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "site/index.html is the start page; for the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
 
 format: setup

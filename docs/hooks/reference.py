@@ -104,7 +104,8 @@ def settings_page(verbs: Iterable[Command]) -> str:
             named = ", ".join(f"[`{user}`](cli.md#{_anchor(user)})" for user in users[name])
             parts.append(f"Flags of {named}.")
         rows = (_setting(leaf, flags.get(leaf.key, ())) for leaf in settings.leaves(spec, (name,)))
-        parts.append(table(("setting", "default", "meaning", "flag", "hashed"), rows))
+        shown = table(("setting", "default", "meaning", "flag", "hashed"), rows)
+        parts.append(f'<div class="settings" markdown>\n\n{shown}\n\n</div>')
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,7 +162,7 @@ def _argument(action: argparse.Action) -> tuple[str, str]:
     name = ", ".join(action.option_strings)
     shown = " ".join(part for part in (name, takes) if part) or action.dest
     told = cell((action.help or "").replace("%%", "%"))
-    return code(shown), told + (" **Required.**" if action.required and action.option_strings else "")
+    return code(shown), f"**Required.** {told}" if action.required and action.option_strings else told
 
 
 def _anchor(name: str) -> str:

@@ -59,6 +59,7 @@ def test_outputs_are_told_apart(shown, printed, same) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some hundred seconds where nothing else runs
 def test_the_tutorial_is_what_happens(tmp_path: Path) -> None:
     command = tmp_path / "bin" / "pathotune"
     command.parent.mkdir()
@@ -76,7 +77,7 @@ def test_the_tutorial_is_what_happens(tmp_path: Path) -> None:
     for step in steps(PAGE.read_text(encoding="utf-8")):
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f'{step.shell}\npwd > "$STEP_ENDED_IN"'],
-            cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500,
+            cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500,
         )  # fmt: skip
         where = f"{PAGE.name}, line {step.line}"
         assert done.returncode == 0, f"{where}: exit code {done.returncode}\n{done.stdout}"
