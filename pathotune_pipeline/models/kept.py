@@ -41,7 +41,7 @@ class KeptAnswers:
     def __init__(self, model: Model, store: FeatureStore, spec: PredictSpec) -> None:
         self._store = store
         self._file = f"{layout.CACHE}/{layout.ANSWERS}{model.short}.json"
-        self._basis = _basis(model, spec)
+        self._basis = _sha256(json.dumps(_basis(model, spec), sort_keys=True).encode())
         self._known = _read(store.place.read(self._file))
         self._new = 0
         self._saved = time.monotonic()

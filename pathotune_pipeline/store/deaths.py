@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pathotune_pipeline.errors import StoreError
 from pathotune_pipeline.provenance import now
 from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.files import parse_json
@@ -46,7 +45,10 @@ def add_death(store: FeatureStore, slide_key: str, death: Death) -> None:
 
 
 def read_deaths(store: FeatureStore) -> dict[str, list[Death]]:
-    """Deaths since the last release by the slide's key, oldest first. One listing where there are none."""
+    """Deaths since the last release by the slide's key, oldest first. One listing where there are none.
+
+    A record that cannot be read counts for nothing: its slide is tried once more, and no night stops for it.
+    """
     counted: dict[str, list[Stamp]] = {}
     for stamp in stamps(store, layout.DEATHS):
         if stamp.ending == _RELEASE:
@@ -54,7 +56,13 @@ def read_deaths(store: FeatureStore) -> dict[str, list[Death]]:
         else:
             counted.setdefault(stamp.key, []).append(stamp)
     data = store.place.read_many(stamp.name(layout.DEATHS) for own in counted.values() for stamp in own)
-    return {key: [_death(stamp, data.get(stamp.name(layout.DEATHS))) for stamp in own] for key, own in counted.items()}
+    found: dict[str, list[Death]] = {}
+    for key, own in counted.items():
+        for stamp in own:
+            death = _death(data.get(stamp.name(layout.DEATHS)))
+            if death is not None:
+                found.setdefault(key, []).append(death)
+    return found
 
 
 def release(store: FeatureStore, slide_key: str) -> None:
@@ -66,11 +74,9 @@ def release(store: FeatureStore, slide_key: str) -> None:
     add_stamped(store, layout.DEATHS, slide_key, {"at": now()}, _RELEASE)
 
 
-def _death(stamp: Stamp, data: bytes | None) -> Death:
+def _death(data: bytes | None) -> Death | None:
     record: Any = parse_json(data)
     try:
         return Death(**record)
     except TypeError:
-        raise StoreError(
-            f"{stamp.name(layout.DEATHS)} is no whole record. Delete it: the slide is tried once more."
-        ) from None
+        return None

@@ -130,6 +130,14 @@ def test_released_slides_are_tried_and_done(nights: Nights, capsys: pytest.Captu
     assert "no process died under a slide" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"slide_id": "poison.tif"}'])
+def test_a_record_that_cannot_be_read_counts_for_nothing(nights: Nights, data: bytes) -> None:
+    nights.run()
+    nights.run()
+    next((Path(nights.store.root) / "deaths").iterdir()).write_bytes(data)
+    assert [nights.run()[0] for _ in range(2)] == [1, 0]
+
+
 def test_the_planned_run_says_so_and_tries_the_others(nights: Nights, small_archive: Path) -> None:
     nights.run()
     nights.run()

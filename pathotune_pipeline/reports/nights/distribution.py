@@ -71,7 +71,7 @@ def histogram_figure(tonight: np.ndarray, past: np.ndarray, *, title: str, unit:
         low, high = low - margin, high + margin
     edges = np.linspace(low, high, _BINS + 1)
     parts = [(np.histogram(each, edges)[0] / max(1, len(each)), each) for each in (before, night)]
-    top = max(float(shares.max()) for shares, _ in parts) or 1.0
+    top = 1.05 * max(float(shares.max()) for shares, _ in parts)
     plot = Plot(x=(low, high), y=(0.0, top), width=380.0, height=190.0)
     body = plot.axes(unit, "share of slides")
     for row, (shares, values) in enumerate(parts):
