@@ -26,6 +26,7 @@ from pathotune_pipeline.evaluation.pooling import FoldRun, Pool, PredictionRow
 from pathotune_pipeline.evaluation.scoring import CLASSES, Sample, curves_of, score_table, scorers
 from pathotune_pipeline.heads.learner import TrainedHead
 from pathotune_pipeline.heads.trained import save_head
+from pathotune_pipeline.store.npz import DAMAGED, open_npz
 
 FORMAT = "pathotune-crossval"
 REVISION = 1
@@ -265,10 +266,10 @@ def read_result(folder: Path) -> CrossvalResult:
             SplitRow(int(row["seed"]), int(row["fold"]), row["part"], row["slide_id"])
             for row in _read_rows(folder / "splits.csv")
         ]
-        with np.load(folder / "attention.npz", allow_pickle=False) as arrays:
+        with open_npz(folder / "attention.npz") as arrays:
             attention = {name: arrays[name] for name in arrays.files}
         return CrossvalResult(classes=classes, splits=splits, attention=attention, **_known(CrossvalResult, record))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, *DAMAGED) as error:
         raise CorruptDataError(f"{folder}: the cross-validation's files cannot be read ({error}).") from error
 
 

@@ -14,6 +14,10 @@ from pathotune_pipeline.errors import ForeignFileError, MissingExtraError
 from pathotune_pipeline.slides.reason import reason_of
 
 FEATURE_NAMES = ("features", "feats")
+SMALL_BYTES = 64 << 20
+"""A dataset up to this size may be packed as tightly as its maker liked."""
+MOST_INFLATED = 100
+"""A larger one may be so many times as large as it lies in the file; true features are noise to a packer."""
 ROW_CHUNKS = 1
 """Rows in a chunk of the files TRIDENT writes."""
 
@@ -103,10 +107,11 @@ def read_file(path: Path, encoder: str | None = None) -> RawFile:
             features = coords = None
             if node is not None:
                 attributes |= dict(node.attrs)
-                features = _feature_rows(node[()])
+                features = _feature_rows(_values(node))
             if "coords" in file:
-                attributes |= dict(file["coords"].attrs)
-                coords = _coord_rows(file["coords"][()])
+                places = _inside(file, "coords", library)
+                attributes |= dict(places.attrs)
+                coords = _coord_rows(_values(places))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ForeignFileError(
             f"its HDF5 file cannot be read ({reason_of(error, path)}). Copy or make it again."
@@ -131,10 +136,13 @@ def read_attributes(path: Path) -> dict[str, Any]:
         with library.File(path, "r", locking=False) as file:
             found = dict(file.attrs)
             for name in (*FEATURE_NAMES, "coords"):
-                if name in file and isinstance(file[name], library.Group) and len(file[name]) == 1:
-                    found["encoder"] = next(iter(file[name]))
-                elif name in file:
-                    found |= dict(file[name].attrs)
+                if name not in file:
+                    continue
+                node = _inside(file, name, library)
+                if isinstance(node, library.Group) and len(node) == 1:
+                    found["encoder"] = next(iter(node))
+                else:
+                    found |= dict(node.attrs)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ForeignFileError(
             f"its HDF5 file cannot be read ({reason_of(error, path)}). Copy or make it again."
@@ -146,15 +154,39 @@ def _features_node(file: Any, library: ModuleType, encoder: str | None) -> tuple
     for name in FEATURE_NAMES:
         if name not in file:
             continue
-        if isinstance(file[name], library.Dataset):
-            return file[name], None
-        known = sorted(file[name])
+        node = _inside(file, name, library)
+        if isinstance(node, library.Dataset):
+            return node, None
+        known = sorted(node)
         chosen = encoder if encoder in known else known[0] if len(known) == 1 and encoder is None else None
         if chosen is None:
             asked = f"--encoder {encoder}" if encoder else "no --encoder"
             raise ForeignFileError(f"its file holds features of {', '.join(known) or 'no encoder'}; {asked} was given.")
-        return file[name][chosen], chosen
+        return _inside(node, chosen, library), chosen
     return None, None
+
+
+def _inside(group: Any, name: str, library: ModuleType) -> Any:
+    """What stands under a name, if it stands in this file: a link may lead to any other file of the disk."""
+    found = None if isinstance(group.get(name, getlink=True), library.ExternalLink) else group[name]
+    if found is None or found.file.filename != group.file.filename:  # by way of a group that is such a link
+        raise ForeignFileError(f"its {name} lies in another file, to which a link leads. Copy it into this one.")
+    return found
+
+
+def _values(node: Any) -> np.ndarray:
+    """All values of a dataset whose bytes lie in this file, as many as the file's size makes believable."""
+    if node.external or node.is_virtual:
+        raise ForeignFileError(f"its {node.name[1:]} lie in other files, which are not read. Copy them into the file.")
+    stored, claimed = node.id.get_storage_size(), node.size * node.dtype.itemsize
+    if node.dtype.kind == "O":
+        raise ForeignFileError(f"its {node.name[1:]} are objects; numbers are needed.")
+    if claimed > max(SMALL_BYTES, MOST_INFLATED * stored):
+        raise ForeignFileError(
+            f"its {node.name[1:]} claim {claimed / 1e9:.1f} GB in {stored / 1e6:.1f} MB and are not unpacked. Make it again."
+        )
+    values: np.ndarray = node[()]
+    return values
 
 
 def _feature_rows(values: np.ndarray) -> np.ndarray:

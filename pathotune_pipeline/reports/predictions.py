@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from pathotune_pipeline.store.npz import DAMAGED, open_npz
+
 PREDICTIONS = "predictions.csv"
 ATTENTION = "attention.npz"
 MOST_CLASSES_PICKED = 4
-_BAD_ARCHIVE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_BAD_ARCHIVE = (OSError, ValueError, *DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,8 @@ class Attention:
         self._file: Any = None
         self.slides: frozenset[str] = frozenset()
         with contextlib.suppress(*_BAD_ARCHIVE):
-            loaded: Any = np.load(folder / ATTENTION, allow_pickle=False)
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                self._file, self.slides = loaded, frozenset(loaded.files)
+            self._file = open_npz(folder / ATTENTION)
+            self.slides = frozenset(self._file.files)
 
     def __enter__(self) -> Attention:
         return self

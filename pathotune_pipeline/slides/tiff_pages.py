@@ -22,6 +22,8 @@ MAX_TAGS = 1024
 MAX_BLOCKS = 1 << 24
 MAX_TABLES_BYTES = 1 << 16
 MAX_SIDE_PX = 1 << 24
+MAX_BLOCK_PIXELS = 1 << 26
+"""Of one tile. True ones have a thousandth of it; libraries take the memory that a tile claims, or end the process."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANAR = 266, 274, 277, 284
@@ -223,6 +225,10 @@ class _Parser:
         width, height = self._one(tags, _WIDTH), self._one(tags, _HEIGHT)
         tile_width, tile_height = self._one(tags, _TILE_WIDTH), self._one(tags, _TILE_HEIGHT)
         _refuse_sides(width, height, tile_width, tile_height)
+        if tile_width * tile_height > MAX_BLOCK_PIXELS:
+            raise UnreadableSlideError(
+                f"a page claims tiles of {tile_width} x {tile_height} px; at most {MAX_BLOCK_PIXELS >> 20} million px are read."
+            )
         blocks = -(-width // tile_width) * -(-height // tile_height)
         samples, planar = self._one(tags, _SAMPLES, 1), self._one(tags, _PLANAR, 1)
         stored = blocks * (samples if planar == 2 else 1)

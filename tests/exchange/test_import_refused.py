@@ -131,3 +131,63 @@ def test_folders_that_hold_nothing(store: FeatureStore, tmp_path: Path, rivals: 
     (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match="was found"):
         rivals.bring(store, tool, tmp_path / name)
+
+
+def hostile(kind: str, path: Path, secret: Path) -> None:
+    """Turn a file into one that claims terabytes, or leads to another file."""
+    with h5py.File(path, "r+") as file:
+        told = dict(file["coords"].attrs)
+        name = "coords" if "coords" in kind else "features"
+        del file[name]
+        shape = (20, 2) if name == "coords" else (20, 6)
+        match kind:
+            case "claims":
+                file.create_dataset("features", (1 << 40, 6), "f4", chunks=(1024, 6))
+            case "packed":
+                made = file.create_dataset("features", (1 << 22, 6), "f4", chunks=(1 << 16, 6), compression="gzip")
+                made[...] = np.zeros((1 << 22, 6), np.float32)
+            case "claims coords":
+                file.create_dataset("coords", (1 << 40, 2), "i8", chunks=(1024, 2))
+            case "raw" | "raw coords":
+                kept = "i8" if name == "coords" else "f4"
+                file.create_dataset(name, shape, kept, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+            case "link":
+                file["features"] = h5py.ExternalLink(str(secret), "features")
+            case "link by way of a group":
+                file["other"] = h5py.ExternalLink(str(secret), "/")
+                file["features"] = h5py.SoftLink("/other/features")
+            case "virtual":
+                layout = h5py.VirtualLayout(shape, "f4")
+                layout[:] = h5py.VirtualSource(str(secret), "features", shape)
+                file.create_virtual_dataset("features", layout)
+            case "objects":
+                file.create_dataset("features", (20, 6), h5py.vlen_dtype(np.float32))
+        file[name].attrs.update(told if name == "coords" else {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("claims", "its features claim 26388.3 GB in 0.0 MB and are not unpacked"),
+        ("packed", "are not unpacked"),
+        ("claims coords", "its coords claim 17592.2 GB"),
+        ("raw", "its features lie in other files"),
+        ("raw coords", "its coords lie in other files"),
+        ("link", "its features lies in another file, to which a link leads"),
+        ("link by way of a group", "its features lies in another file, to which a link leads"),
+        ("virtual", "its features lie in other files"),
+        ("objects", "numbers are needed"),
+    ],
+)
+def test_a_hostile_file_fails_alone(store: FeatureStore, rivals: Any, tmp_path: Path, kind: str, message: str) -> None:
+    """What would fill memory is not unpacked, and no other file of the disk is read."""
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["features"] = rivals.features(20)
+    job = rivals.trident("bad", rivals.features(20), rivals.coords(5, 4, 512))
+    hostile(kind, job / "20x_256px_0px_overlap" / "features_uni_v1" / "bad.h5", secret)
+    rivals.trident("good", rivals.features(20), rivals.coords(5, 4, 512))
+    bad, good = rivals.bring(store, "trident", job, mpp=0.25).outcomes
+    assert (bad.slide_id, bad.status, good.status) == ("bad", "failed", "committed"), bad
+    assert message in bad.reason
+    assert str(tmp_path) not in bad.reason

@@ -188,7 +188,7 @@ def _read(place: Path, shape: tuple[int, int, int, int]) -> Kept | None:
             return None
         if not count:
             return Kept(np.zeros((0, *shape[1:]), np.uint8), decoded)
-        images = np.load(place / "images.npy", mmap_mode="r")
+        images = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if images.shape != (count, *shape[1:]) or images.dtype != np.uint8:
