@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from pathotune_pipeline.archive.identity import Pseudonymiser
+from pathotune_pipeline.errors import UsageError
 
 CONTEXT_COLUMNS = ("stain", "organ", "scanner", "site", "block", "scan_date", "supersedes", "keep", "split")
 """Columns with a known meaning; matched without regard to case."""
@@ -36,6 +40,39 @@ class SlideItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One of several parts of an archive: a slide's id alone decides in which it is, whatever else the archive holds.
+
+    Attributes:
+        number: which, from 1.
+        count: how many there are.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A part as a user names it, such as 3/8.
+
+        Raises:
+            UsageError: it is none.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UsageError(f"--part {text!r}: give K/N with K from 1 to N, such as 3/8.")
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, slide_id: str) -> bool:
+        """Whether a slide is in it."""
+        digest = hashlib.sha256(slide_id.encode()).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The slides of one run, each id once.
 
@@ -43,13 +80,20 @@ class Manifest:
         items: in the order of the table or of the file names.
         passed_over: (name, reason) of files that are no slides and of slides left out. A reason names another slide
             only at its end, after ": ".
+        part: of the archive, where it is not all of it.
     """
 
     items: tuple[SlideItem, ...]
     passed_over: tuple[tuple[str, str], ...] = ()
+    part: Part | None = None
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def of_part(self, part: Part) -> Manifest:
+        """What of it is in a part. It may be nothing."""
+        items = tuple(item for item in self.items if part.holds(item.slide_id))
+        return Manifest(items, tuple(each for each in self.passed_over if part.holds(each[0])), part)
 
     def pseudonymised(self, pseudonymiser: Pseudonymiser) -> Manifest:
         """The same slides under keyed hashes.

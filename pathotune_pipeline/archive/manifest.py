@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pathotune_pipeline.archive.discover import discover
 from pathotune_pipeline.archive.identity import slide_id_of
-from pathotune_pipeline.archive.item import Manifest, SlideItem
+from pathotune_pipeline.archive.item import Manifest, Part, SlideItem
 from pathotune_pipeline.archive.listing import Rescans, read_listing
 from pathotune_pipeline.errors import ManifestError
 
 _UID = re.compile(r"\d+(?:\.\d+){5,}")
 """DICOM files are often named by their UID, which is not to be told."""
 
-__all__ = ["Manifest", "Rescans", "SlideItem", "read_manifest"]
+__all__ = ["Manifest", "Part", "Rescans", "SlideItem", "read_manifest"]
 
 
 def read_manifest(slides: Path | None, table: Path | None = None, *, rescans: Rescans = "newest") -> Manifest:

@@ -5,6 +5,7 @@ Example:
   pathotune extract --slides archive/ --store store/ --encoder stain-texture --encoder timm:resnet18.a1_in1k
   pathotune extract --slides archive/ --store store/ --encoder uni2-h --adapter none tuned/adapter.safetensors
   pathotune extract --slides archive/ --manifest slides.csv --store store/ --encoder hf-hub:MahmoodLab/UNI --mag 20
+  pathotune extract --slides archive/ --store store/ --part 3/8        (one of eight machines or array tasks)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
-from pathotune_pipeline.archive.manifest import Manifest, read_manifest
+from pathotune_pipeline.archive.manifest import Manifest, Part, read_manifest
 from pathotune_pipeline.cli.flags import add_settings, given, store_address
 from pathotune_pipeline.features.outcome import Outcome
 from pathotune_pipeline.features.plan import ExtractSpec
@@ -62,25 +63,37 @@ def add_rescans(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The flags of an extraction, whether it is a flow or not."""
     add_source(parser)
     add_rescans(parser)
     add_settings(parser, EXTRACT_SECTIONS)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done and what it would take; write nothing"
-    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "--part",
+        metavar="K/N",
+        help="only the Kth of N parts: each slide is in one, decided by its id alone; for array tasks and several machines",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and what it would take; write nothing"
+    )
+
+
 def source(arguments: argparse.Namespace) -> tuple[Manifest, Pseudonymiser | None]:
-    """The manifest that the flags name, pseudonymised where asked, and the pseudonymiser.
+    """The manifest that the flags name, pseudonymised where asked, of the part asked for, and the pseudonymiser.
 
     Raises:
-        UsageError: the folder, table or key cannot be used.
+        UsageError: the folder, table, key or part cannot be used.
     """
+    part = Part.parse(arguments.part) if getattr(arguments, "part", None) else None
     pseudonymiser = Pseudonymiser.from_file(arguments.pseudonymise) if arguments.pseudonymise else None
     manifest = read_manifest(arguments.slides, arguments.manifest, rescans=getattr(arguments, "rescans", "newest"))
-    return (manifest.pseudonymised(pseudonymiser) if pseudonymiser else manifest), pseudonymiser
+    manifest = manifest.pseudonymised(pseudonymiser) if pseudonymiser else manifest
+    return (manifest.of_part(part) if part else manifest), pseudonymiser
 
 
 def extract_spec(settings: dict[str, Spec]) -> ExtractSpec:

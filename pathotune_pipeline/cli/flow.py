@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flows = run_parser.add_subparsers(dest="flow", metavar="FLOW", required=True, parser_class=Parser)
 
     extract = flows.add_parser("extract", help="slides to features", description=__doc__)
-    extract_verb.add_arguments(extract)
+    extract_verb.add_run(extract)
 
     for name, verb, told in (
         ("crossval", crossval_verb, "train and judge a head"),

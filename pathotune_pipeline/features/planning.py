@@ -157,10 +157,14 @@ def _with_whole_paths(spec: ExtractSpec) -> ExtractSpec:
 
 
 def _removed(manifest: Manifest, store: FeatureStore, recipe: Recipe, committed: set[tuple[str, str]]) -> list[str]:
-    """Ids of slides that a set holds and the archive no longer does. What a manifest leaves out is still there."""
+    """Ids of slides that a set holds and the archive no longer does. What a manifest leaves out is still there.
+
+    Of a part of the archive only what would be in that part can be missed.
+    """
     present = {key_of(item.slide_id) for item in manifest.items} | {key_of(name) for name, _ in manifest.passed_over}
     gone = {key: short for key, short in committed if key not in present}
-    return sorted(store.record(recipe.features_set, key, short).slide_id for key, short in gone.items())
+    ids = sorted(store.record(recipe.features_set, key, short).slide_id for key, short in gone.items())
+    return [slide_id for slide_id in ids if manifest.part is None or manifest.part.holds(slide_id)]
 
 
 def failed(item: SlideItem, recipe: Recipe, reason: str, *, transient: bool = False) -> Outcome:

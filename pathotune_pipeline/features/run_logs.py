@@ -35,6 +35,7 @@ class RunLogs:
                 passed_over=[list(pair) for pair in manifest.passed_over],
                 removed=plan.removed.get(str(recipe.features_set), []),
                 until=str(plan.until) or None,
+                **({"part": str(manifest.part)} if manifest.part else {}),
             )
             log.keep_alive(take_lease(store.place, run_lease(log.run_id), recipe.spec.leases.lease_s))
             self._logs[str(recipe.features_set)] = log

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from pathotune_pipeline.archive import Pseudonymiser, read_manifest
+from pathotune_pipeline.archive.manifest import Part
 from pathotune_pipeline.archive.rescans import scan_date
 from pathotune_pipeline.archive.table import read_table
-from pathotune_pipeline.errors import ManifestError, MissingExtraError
+from pathotune_pipeline.errors import ManifestError, MissingExtraError, UsageError
 
 KEY = b"0123456789abcdef0123456789abcdef"
 
@@ -243,3 +244,24 @@ def test_a_dicom_series_may_be_named_by_its_folder_or_its_volume(shared: Path, t
         (item,) = read_manifest(root, table(tmp_path, f"path\n{cell}\n")).items
         assert (item.slide_id, item.path) == ("cmu-1-dicom", found.path)
     assert not any("1.2.826" in name for name, _ in read_manifest(root).passed_over)
+
+
+def test_every_slide_is_in_one_part_whatever_else_there_is(tmp_path: Path) -> None:
+    names = [f"case-{number}/s.svs" for number in range(60)]
+    listed = read_manifest(archive(tmp_path, *names, "notes.txt"))
+    parts = [listed.of_part(Part(number, 7)) for number in range(1, 8)]
+    assert sorted(item.slide_id for part in parts for item in part.items) == sorted(i.slide_id for i in listed.items)
+    assert all(part.items for part in parts)
+    assert sorted(each for part in parts for each in part.passed_over) == sorted(listed.passed_over) != []
+    (tmp_path / "case-61").mkdir()
+    (tmp_path / "case-61" / "s.svs").write_bytes(b"new")
+    grown = read_manifest(tmp_path)
+    for number, part in enumerate(parts, 1):
+        assert {*part.items} <= {*grown.of_part(Part(number, 7)).items}
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3", "1/3/5", ""])
+def test_what_is_no_part_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="K/N"):
+        Part.parse(text)
+    assert str(Part.parse("3/8")) == "3/8"
