@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -90,3 +91,24 @@ def brief(night: dict[str, Any]) -> dict[str, Any]:
         for name, value in night["night"].items()
         if value and name not in ("features", "run")
     }
+
+
+def shown(night: dict[str, Any]) -> dict[str, list[str]]:
+    """Slides by kind as the data of a night's page have them, but for unchanged ones."""
+    (rows,) = re.findall(
+        r'<script type="application/json" id="rows"[^>]*>(.*?)</script>', night["night_html"], re.DOTALL
+    )
+    found: dict[str, list[str]] = {}
+    for row in json.loads(rows):
+        if row[2] != "unchanged":
+            found.setdefault(row[2], []).append(row[0])
+            reason = night["night"]["quarantined"].get(row[0], "")
+            assert row[3].startswith(reason), row
+    return {kind: sorted(ids) for kind, ids in found.items()}
+
+
+def told_of(night: dict[str, Any]) -> dict[str, list[str]]:
+    """Slides by kind as a page has to show them: it counts what a reviewer rejected as quarantined."""
+    told = {kind: list(night["night"][kind]) for kind in ("new", "changed", "failed", "quarantined", "left")}
+    told["quarantined"] += night["night"]["rejected"]
+    return {kind: sorted(ids) for kind, ids in told.items() if ids}

@@ -13,7 +13,7 @@ import pytest
 from pathotune_pipeline.features.quarantine import quarantined
 from pathotune_pipeline.store import open_store
 from pathotune_pipeline.store.verify import verify_store
-from tests.flows.nights import Told, brief, run_nights, write_archive
+from tests.flows.nights import Told, brief, run_nights, shown, told_of, write_archive
 
 pytestmark = pytest.mark.slow
 
@@ -77,10 +77,11 @@ def test_the_pages_show_it(told: Told) -> None:
     ]
     for night in told.nights:
         page = night["night_html"]
+        assert shown(night) == told_of(night)
         assert ("its worker process died" in page) == ("poison.tif" in night["night"]["quarantined"])
         assert ("refused by the audit: " in page) == ("bad.svs" in night["night"]["quarantined"])
         assert ("Replaced by newer scans" in page) == bool(night["night"]["superseded"])
-        for names in (night["night"][kind] for kind in ("new", "changed", "quarantined", "superseded", "removed")):
-            assert all(name in page for name in names)
+        rescans = night["night"]["superseded"]
+        assert all(name in page for name in (*rescans, *rescans.values(), *night["night"]["removed"]))
     index = (told.place / "out" / "index.html").read_text()
     assert all(Path(night["page"]).name in index for night in told.nights)
