@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.environment import refuse_remote
 from flows.guarded import guarded_flow
 from flows.notify import tell_of_failure
+from flows.summaries import leave_summary
 from pathotune_pipeline import config
 from pathotune_pipeline.evaluation.crossval import CrossvalSpec
 from pathotune_pipeline.evaluation.result import CrossvalResult
@@ -86,4 +86,4 @@ def tell_scores(told: Mapping[str, Any], title: str, target: str, *, key: str) -
         for score_name, score in ((each, scores[each]) for each in shown):
             if score["low"] is not None:
                 lines.append(f"| {score_name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
-    create_markdown_artifact(key=key, markdown="\n".join(lines), description="Scores of slides that were held out")
+    leave_summary(key, "\n".join(lines), "Scores of slides that were held out")

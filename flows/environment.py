@@ -14,6 +14,8 @@ from pathotune_pipeline.execution.reach import answers, is_here, without_login
 
 STARTUP_S = 180
 """A server migrates its database when it is new, which takes longer than Prefect waits."""
+ENDING_S = 30
+"""A server that was told to end, and does not, is killed."""
 ALLOW_REMOTE = "PATHOTUNE_ALLOW_REMOTE_PREFECT"
 """Consent to a Prefect server on another machine, which hears of parameters, slide ids and logs: 1."""
 DEFAULTS = {
@@ -99,7 +101,10 @@ def local_server(port: int) -> Iterator[str]:
             f"port {port} has a Prefect server already: set PREFECT_API_URL={address}, or give another --port"
         )
     words = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # a session of its own: an interrupt from the keyboard is for us, and the server must still hear that schedules pause
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         end = time.monotonic() + STARTUP_S
         while not answers(address):
@@ -110,4 +115,8 @@ def local_server(port: int) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

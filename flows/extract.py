@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.futures import wait
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -15,6 +14,7 @@ from flows.environment import refuse_remote
 from flows.guarded import guarded_flow
 from flows.night import MOST_ROWS, cell, night_of, night_summary
 from flows.notify import notify, tell_of_failure
+from flows.summaries import leave_summary
 from flows.tasks import Batch, batches, extract_slides
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.identity import Pseudonymiser
@@ -82,7 +82,7 @@ def tell_of_slides(manifest: Manifest, result: ExtractResult) -> dict[str, Any]:
     """Leave an artifact on what became of every slide, and tell the webhook where some failed; what the night was."""
     night = night_of(manifest, result)
     told = "\n\n".join([night_summary(night), *(summary(each) for each in result.each())])
-    create_markdown_artifact(key="extract-summary", markdown=told, description="What became of every slide")
+    leave_summary("extract-summary", told, "What became of every slide")
     bad = {name: list(night[name]) for name in ("failed", "quarantined") if night[name]}
     if bad:
         notify("slides", str(flow_run.flow_name), run=str(flow_run.name), slides=bad, counts=result.counts())

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.environment import refuse_remote
 from flows.extract import HOOKS, RUNNER, read_slides, run_extract, tell_of_slides
 from flows.guarded import guarded_flow
+from flows.summaries import leave_summary
 from pathotune_pipeline import config
 from pathotune_pipeline.archive.listing import Rescans
 from pathotune_pipeline.archive.manifest import Manifest
@@ -111,5 +111,5 @@ def predict_task(
     counts = count_statuses(lines)
     cells = " | ".join(map(str, counts.values()))
     told = f"# Predictions of {model.short}\n\n| {' | '.join(counts)} |\n|{'---|' * len(counts)}\n| {cells} |"
-    create_markdown_artifact(key="predict-summary", markdown=told, description="Slides by what became of them")
+    leave_summary("predict-summary", told, "Slides by what became of them")
     return {"counts": counts, "new": count_new(lines), "model": model.card.fingerprint, "out": str(out)}, lines

@@ -34,7 +34,7 @@ def prefect_environment(home: Path, **more: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PATHOTUNE_"))}
     return {**kept, **quiet, **more}
@@ -61,12 +61,16 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(what: str, true: Callable[[], Any], *logs: Path, seconds: float = 180.0) -> Any:
-    """Wait until something is true, and hand it on; what the logs' last lines say where it never is."""
+    """Wait until something is true, and hand it on; what the logs' last lines say where it never is.
+
+    A server that does not answer, on a machine with much else to do, is asked again.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = true()
-        if found:
-            return found
+        with contextlib.suppress(OSError):
+            found = true()
+            if found:
+                return found
         time.sleep(0.2)
     said = "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
     raise AssertionError(f"it never came about: {what}\n{said}")

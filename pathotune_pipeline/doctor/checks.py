@@ -18,7 +18,8 @@ NEEDED_FREE_GB = 10.0
 NEEDED_FREE_FILES = 320_000
 """Some 10,000 slides with one encoder."""
 NEEDED_OPEN_FILES = 1024
-FASTAPI_LIMIT = (0, 151)
+SERVER_LIMITS = {"fastapi": (0, 151), "sqlalchemy": (2, 1)}
+"""Versions with which Prefect's server does not start, or starts and schedules nothing."""
 _HUB_FILES: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
 _SAME = ("python", "distributed", "msgpack", "numpy")
 """What workers elsewhere must have in the same version as this machine, or nearly."""
@@ -188,13 +189,14 @@ def _device() -> Iterator[Check]:
 def _store(wanted: Wanted) -> Iterator[Check]:
     for name in ("zarr", "dask", "distributed", "prefect"):
         yield _package(name)
-    try:
-        found = version("fastapi")
-    except PackageNotFoundError:
-        return
-    number = tuple(int(part) for part in found.split(".")[:2])
-    good = number < FASTAPI_LIMIT
-    yield Check("fastapi", "ok" if good else "bad", found, "" if good else "Prefect's server needs fastapi<0.151.")
+    for name, limit in SERVER_LIMITS.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        good = tuple(int(part) for part in found.split(".")[:2]) < limit
+        mend = f"Prefect's server needs {name}<{'.'.join(map(str, limit))}."
+        yield Check(name, "ok" if good else "bad", found, "" if good else mend)
 
 
 def _dask(wanted: Wanted) -> Iterator[Check]:

@@ -57,13 +57,14 @@ def test_missing_packages_and_an_old_python(monkeypatch: pytest.MonkeyPatch) -> 
     def version(name: str) -> str:
         if name in ("zarr", "simplejpeg"):
             raise PackageNotFoundError(name)
-        return "0.200.0" if name == "fastapi" else "1.0"
+        return {"fastapi": "0.200.0", "sqlalchemy": "2.1.9"}.get(name, "1.0")
 
     monkeypatch.setattr(doctor, "version", version)
     found = checks(doctor._store) | checks(doctor._readers)
     assert found["zarr"] == Check("zarr", "bad", "not installed", "Install it with: pip install zarr")
     assert found["simplejpeg"].state == "bad"
     assert found["fastapi"].mend == "Prefect's server needs fastapi<0.151."
+    assert found["sqlalchemy"].mend == "Prefect's server needs sqlalchemy<2.1."
     monkeypatch.setattr(sys, "version_info", (3, 10, 1, "final", 0))
     assert checks(doctor._python)["python"].mend == "Use 3.11, 3.12 or 3.13."
 
