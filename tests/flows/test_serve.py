@@ -28,9 +28,8 @@ def test_what_is_due_runs_and_an_interrupt_pauses_it(small_archive: Path, tmp_pa
     )
     words = (sys.executable, "-m", "pathotune_pipeline.cli", "serve", "--file", tmp_path / "d.yaml", "--port", port)
 
-    def scheduled() -> bool:
-        (facts,) = ask(address, "deployments/filter", {}) or [{}]
-        return [each["active"] for each in facts.get("schedules", [])] == [True]
+    def at_work() -> bool:
+        return [each["paused"] for each in ask(address, "deployments/filter", {})] == [False]
 
     def done() -> bool:
         ended = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
@@ -38,15 +37,15 @@ def test_what_is_due_runs_and_an_interrupt_pauses_it(small_archive: Path, tmp_pa
         assert all(run["state_type"] == "COMPLETED" for run in runs), log.read_text()
         return any(run["auto_scheduled"] for run in runs)
 
-    with running(words, log, prefect_environment(home)) as process:
-        wait_for("the server answers", lambda: process.poll() is not None or answers(address), log, seconds=300)
-        wait_for("the schedule is there", scheduled, log)
-        wait_for("a run that was due is complete", done, log, seconds=500)
-        os.killpg(process.pid, signal.SIGINT)  # as a keyboard does: to all that were started from it
-        assert process.wait(120) == 0, log.read_text()
-    assert not answers(address), "the server that it started is gone"
-    with closing(sqlite3.connect(home / "prefect.db")) as database:
-        assert database.execute("select active from deployment_schedule").fetchall() == [(0,)]
+    for what, is_so in (("a run that was due is complete", done), ("it goes on", at_work)):
+        with running(words, log, prefect_environment(home)) as process:
+            wait_for("the server answers", lambda process=process: process.poll() or answers(address), log, seconds=300)
+            wait_for(what, is_so, log, seconds=500)
+            os.killpg(process.pid, signal.SIGINT)  # as a keyboard does: to all that were started from it
+            assert process.wait(120) == 0, log.read_text()
+        assert not answers(address), "the server that it started is gone"
+        with closing(sqlite3.connect(home / "prefect.db")) as database:
+            assert database.execute("select paused from deployment").fetchall() == [(1,)]
     assert f"server    {address}" in log.read_text()
     store = open_store(tmp_path / "s")
     (features,) = [name for name in store.sets() if str(name).startswith("features-")]
