@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from flows.deployments import read_deployments
-from pathotune_pipeline.cli.flags import Parser
-from pathotune_pipeline.cli.main import VERBS
+from pathotune_pipeline.cli.main import verb_parser
 from pathotune_pipeline.execution.clusters import KubernetesSpec, _environment, read_cluster
 from tests import composed
 from tests.serving import ROOT
@@ -92,10 +91,7 @@ def check_prefect(words: list[str]) -> None:
 
 
 def check_pathotune(words: list[str]) -> None:
-    module = import_module(VERBS[words[0]].module)
-    parser = Parser(prog="pathotune")
-    module.add_arguments(parser)
-    parser.parse_args(words[1:])
+    verb_parser(words[0]).parse_args(words[1:])
 
 
 @pytest.mark.parametrize("name", OURS)
