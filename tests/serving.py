@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -54,9 +56,15 @@ def running(words: Sequence[object], log: Path, environment: dict[str, str]) -> 
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for a process and its children, stopped ones too."""
+    """SIGKILL for a process, its group and all that stands below it, stopped ones and those in sessions of their own too."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for each in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait(30)
 
 

@@ -23,9 +23,8 @@ def test_what_is_due_runs_and_an_interrupt_pauses_it(small_archive: Path, tmp_pa
     address = f"http://127.0.0.1:{port}/api"
     settings = {"tiles": {"tile_px": 128}, "execution": {"executor": "serial"}}
     parameters = {"slides": str(small_archive / "case-1"), "store": str(tmp_path / "s"), "settings": settings}
-    (tmp_path / "d.yaml").write_text(
-        yaml.safe_dump({"deployments": {"often": {"flow": "extract", "cron": "* * * * *", "parameters": parameters}}})
-    )
+    often = {"flow": "extract", "cron": "* * * * *", "concurrency_limit": None, "parameters": parameters}
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump({"deployments": {"often": often}}))
     words = (sys.executable, "-m", "pathotune_pipeline.cli", "serve", "--file", tmp_path / "d.yaml", "--port", port)
 
     def runs_that_were_due() -> int:
