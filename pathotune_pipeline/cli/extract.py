@@ -5,7 +5,7 @@ Example:
   pathotune extract --slides archive/ --store store/ --encoder stain-texture --encoder timm:resnet18.a1_in1k
   pathotune extract --slides archive/ --store store/ --encoder uni2-h --adapter none tuned/adapter.safetensors
   pathotune extract --slides archive/ --manifest slides.csv --store store/ --encoder hf-hub:MahmoodLab/UNI --mag 20
-  pathotune extract --slides archive/ --store store/ --part 3/8
+  pathotune extract --slides archive/ --store store/ --part 3/8   # one of eight machines or array tasks
 """
 
 from __future__ import annotations
