@@ -46,8 +46,19 @@ def slide_id_of(path: Path, root: Path) -> str:
     return encode_id(str(relative))
 
 
+def is_id(text: str) -> bool:
+    """Whether a text is an id as `encode_id` makes them, and so may stand in names of files."""
+    return bool(text) and encode_id(decode_id(text)) == text
+
+
 def key_of(slide_id: str) -> str:
-    """The slide's name inside the store: its id, or where that is too long for a file name, a cut one with its hash."""
+    """The slide's name inside the store: its id, or where that is too long for a file name, a cut one with its hash.
+
+    Raises:
+        UsageError: it is no id but a path, and would lead out of the store.
+    """
+    if "/" in slide_id or slide_id in ("", ".", ".."):
+        raise UsageError(f"{slide_id!r} is no slide's id, but a path. Give the id, as `pathotune status` lists it.")
     if len(slide_id) <= MAX_KEY:
         return slide_id
     return f"{slide_id[: MAX_KEY - 20]}~{hashlib.sha256(slide_id.encode()).hexdigest()[:16]}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pathotune_pipeline.archive.identity import is_id
 from pathotune_pipeline.errors import ForeignFileError
 from pathotune_pipeline.features.persist import grid_facts, grid_of_facts, load_grid
 from pathotune_pipeline.geometry import Mpp, Size
@@ -124,6 +125,8 @@ def parse_own_facts(text: str) -> OwnFacts:
         facts = json.loads(text)
         if facts["format"] != OWN_FORMAT:
             raise ValueError(f"format {facts['format']!r}")
+        if not is_id(str(facts["slide_id"])):
+            raise ValueError("its slide_id is a path")
         found = OwnFacts(
             slide_id=str(facts["slide_id"]),
             encoder=str(facts["encoder"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from pathotune_pipeline.errors import UsageError
+from pathotune_pipeline.exchange.parcel import OWN
 from pathotune_pipeline.exchange.send import ExportTarget, export_features
 from pathotune_pipeline.store import FeatureStore
 
@@ -191,3 +193,23 @@ def test_a_hostile_file_fails_alone(store: FeatureStore, rivals: Any, tmp_path: 
     assert (bad.slide_id, bad.status, good.status) == ("bad", "failed", "committed"), bad
     assert message in bad.reason
     assert str(tmp_path) not in bad.reason
+
+
+@pytest.mark.parametrize("claimed", ["../../../evil", "/evil", "..", "a/b", ""])
+def test_an_id_that_leads_out_of_the_store(
+    made: FeatureStore, store: FeatureStore, tmp_path: Path, rivals: Any, claimed: str
+) -> None:
+    """Exports of ours tell a slide's id in an attribute: others may have written there what they like."""
+    [features_set] = made.sets("features")
+    out = tmp_path / "out"
+    export_features(made, features_set, ExportTarget("stamp", out))
+    with h5py.File(out / "s0.h5", "r+") as file:
+        holder = file if OWN in file.attrs else file["feats"]
+        facts = json.loads(str(holder.attrs[OWN]))
+        holder.attrs[OWN] = json.dumps({**facts, "slide_id": claimed})
+    before = {path for path in tmp_path.rglob("*") if store.root not in path.parents}
+    outcomes = rivals.bring(store, "stamp", out).outcomes
+    assert sorted((each.slide_id, each.status) for each in outcomes) == [("B%2Fs1.tif", "committed"), ("s0", "failed")]
+    assert "its slide_id is a path" in next(each.reason for each in outcomes if each.status == "failed")
+    assert {path for path in tmp_path.rglob("*") if store.root not in path.parents} == before
+    assert not list(tmp_path.rglob("*evil*"))
