@@ -31,7 +31,7 @@ def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 def resolve(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser | None, str]:
     """The parser that takes a command's arguments, and what is wrong with its verb and actions."""
-    if not words or words[0] in ("--help", "--version"):
+    if not words or words[0] in ("--help", "--version", "COMMAND"):
         return None, ""
     if words[0] not in VERBS:
         return None, f"there is no command {words[0]!r}"

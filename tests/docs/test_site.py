@@ -145,3 +145,9 @@ def test_the_configuration_asks_for_no_font_and_no_analytics() -> None:
     assert told["theme"]["font"] is False
     assert "analytics" not in told.get("extra", {})
     assert told["plugins"] == ["search"]
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 20
+    assert not [link for link in links if not (ROOT / link).exists()]
