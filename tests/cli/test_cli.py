@@ -99,6 +99,8 @@ WRONG = [
     (("pretrain", "mae", "--config", "BAD.yaml", "--out", "O"), "Did you mean 'tile_px'"),
     (("flow", "run", "extrac"), "invalid choice"),
     (("demo", "--patients", "3"), "at least 24"),
+    (("demo", "--slides-only", "--patients", "1"), "at least 2 patients"),
+    (("demo", "--slides-only", "--seed", "-1"), "a seed is 0 or more"),
     (("info",), "PATH"),
     (("audit",), "--slides"),
     (("audit", "--slides", "EMPTY"), "no slide was found"),
