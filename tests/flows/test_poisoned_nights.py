@@ -15,16 +15,14 @@ from pathotune_pipeline.store import open_store
 from pathotune_pipeline.store.verify import verify_store
 from tests.flows.nights import Told, brief, run_nights, shown, told_of, write_archive
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SCRIPT = """
-POISON = os.environ['PATHOTUNE_FAILPOINT']
 night(['a.tif', 'b.tif', 'bad.svs', 'poison.tif'], ['a.tif', 'b.tif', 'bad.svs', 'poison.tif'])
 every = ['a.tif', 'b.tif', 'bad.svs', 'poison.tif', 'b-again.tif', 'c.tif']
 night(every, ['a.tif+changed', 'b-again.tif', 'c.tif'])
 night(every)
 del os.environ['PATHOTUNE_FAILPOINT']
-night(every)
 (place / 'in' / 'a.tif').unlink()
 night(every[1:], ['bad.svs+mended', 'poison.tif+mended'])
 """
@@ -44,19 +42,17 @@ def test_each_night_tells_exactly_what_happened(told: Told) -> None:
         {"new": ["a.tif", "b.tif"], "quarantined": bad},
         {"new": ["b-again.tif", "c.tif"], "changed": ["a.tif"], "quarantined": bad, "superseded": rescan},
         {"quarantined": bad, "superseded": rescan},
-        {"quarantined": bad, "superseded": rescan},
         {"new": ["bad.svs", "poison.tif"], "superseded": rescan, "removed": ["a.tif"]},
     ]
 
 
 def test_the_poison_slide_is_tried_in_two_nights_and_again_when_its_file_changes(told: Told) -> None:
     reasons = [night["night"]["quarantined"].get("poison.tif", "") for night in told.nights]
-    first, second, third, fourth, last = reasons
+    first, second, third, last = reasons
     assert first.startswith("its worker process died 3 times under it")
     assert first.endswith("The next run tries it once more.")
     assert second.startswith("its worker process died 3 times under it")
     assert "No further run tries it." in second
-    assert third == fourth
     assert re.match(
         r"its worker process died in each of 2 runs, last on \d{4}-\d\d-\d\d, and it was not tried\.", third
     )
@@ -71,7 +67,6 @@ def test_the_pages_show_it(told: Told) -> None:
     assert [[night["beside"]["counts"][kind] for kind in kinds] for night in told.nights] == [
         [2, 0, 2, 0, 0, 0],
         [2, 1, 2, 0, 0, 0],
-        [0, 0, 2, 0, 0, 3],
         [0, 0, 2, 0, 0, 3],
         [2, 0, 0, 0, 0, 2],
     ]
