@@ -23,6 +23,8 @@ CONNECT_TIMEOUT_S = 10.0
 WORKERS_TIMEOUT_S = 120.0
 PATIENCE_S = 600.0
 """Without any worker process on this machine for so long a run ends."""
+LOST_S = 300.0
+"""So long a nanny of this machine may take to have its worker up again."""
 MOST_LOCAL_WORKERS = 8
 
 WORKER_ENVIRONMENT = {
@@ -163,10 +165,23 @@ def local_cluster(spec: ClusterSpec, slides_at_once: int) -> tuple[Any, int]:
     Returns:
         The cluster, and how many workers it has.
     """
+    import dask
     from distributed import Nanny, Scheduler, SpecCluster, Status
 
     class Restaffed(SpecCluster):
-        """Makes up for workers whose nanny gave up, too: Dask's own keeps one that has ended among those it has."""
+        """Gives nannies time to start a worker again, and makes up for those that gave up.
+
+        Dask's own closes a nanny whose worker has been away for 15 s, which on a busy machine is while it starts; a slide
+        that was sent to that worker would be blamed for its death. And it starts no other nanny by itself.
+        """
+
+        def __init__(self, **asked: Any) -> None:
+            self._patient = dask.config.set({"distributed.deploy.lost-worker-timeout": f"{LOST_S:.0f} s"})
+            super().__init__(**asked)
+
+        def close(self, timeout: float | None = None) -> Any:
+            self._patient.__exit__(None, None, None)
+            return super().close(timeout)
 
         def scale(self, n: int = 0, **asked: Any) -> Any:
             self.loop.add_callback(self._drop_ended)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from dask import config
 
 from pathotune_pipeline.errors import DeviceLostError, UsageError, WorkerLostError
 from pathotune_pipeline.execution import ExecutionSpec, Executor, SerialExecutor, create_executor, dask
@@ -165,6 +166,15 @@ def test_workers_whose_nannies_gave_up_are_made_up_for(monkeypatch: pytest.Monke
             cluster.sync(nanny.close)
         found = {result.index: result for result in (first, *results)}
     assert {index: result.value for index, result in found.items()} == {n: (n + 10) ** 2 for n in range(50)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_nanny_has_time_to_start_its_worker_again_and_the_setting_is_given_back() -> None:
+    name = "distributed.deploy.lost-worker-timeout"
+    before = config.get(name)
+    with create_executor(ExecutionSpec(executor="local", workers=1)):
+        assert config.get(name) == "300 s"
+    assert config.get(name) == before
 
 
 @pytest.mark.filterwarnings("ignore")
