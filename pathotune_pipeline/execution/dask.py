@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pathotune_pipeline.errors import DeviceLostError, WorkerLostError
@@ -186,7 +186,7 @@ class DaskExecutor:
                     return None
                 result = Result(item.index, error=_DEADLY)
             mine.in_hand -= 1
-        return result
+        return replace(result, deaths=item.deaths)
 
     def _give_up(self, mine: Map) -> list[Item]:
         """Everything of a map that has no result, as nobody is left to work on it."""

@@ -62,11 +62,13 @@ class Result:
         index: of the item in the list given to `map`.
         value: what the function returned.
         error: what it raised, or WorkerLostError where its process died too often.
+        deaths: how often its process died before; what an earlier try had done may be there already.
     """
 
     index: int
     value: Any = None
     error: Exception | None = None
+    deaths: int = 0
 
 
 class Executor(Protocol):

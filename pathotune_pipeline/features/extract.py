@@ -133,7 +133,10 @@ def run_jobs(plan: ExtractPlan, jobs: Sequence[SlideJob], executor: Executor) ->
         if outcome.identity:
             with contextlib.suppress(OSError):  # it costs a later run some reading
                 plan.cache.put(item.path, outcome.identity, state=items[result.index].state)
-        yield from (each.packed() for each in outcome.each())
+        outcomes = outcome.each()
+        if result.deaths:  # what it finds in the store it committed itself, before its process died
+            outcomes = [replace(each, new=each.new or each.status in MADE) for each in outcomes]
+        yield from (each.packed() for each in outcomes)
 
 
 def _mapped(executor: Executor, items: Sequence[SlideJob]) -> Iterator[Result]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ class Deadly(SerialExecutor):
         for result in super().map(function, [jobs[at] for at in rest]):
             yield Result(rest[result.index], result.value, result.error)
         yield from (Result(at, error=WorkerLostError(self.why)) for at in poison)
+
+
+class Again(SerialExecutor):
+    """Does everything twice, as where processes die after a commit and before anybody hears of it."""
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Result]:
+        jobs = list(items)
+        list(super().map(function, jobs))
+        for result in super().map(function, jobs):
+            yield replace(result, deaths=1)
 
 
 class Nights:
@@ -157,3 +168,15 @@ def test_names_stay_private_and_are_forgotten(nights: Nights) -> None:
     forget(nights.store, find_case(nights.store, None, [outcome.slide_id]))
     assert list((Path(nights.store.root) / "deaths").iterdir()) == []
     assert key_of(outcome.slide_id) not in str(list(Path(nights.store.root).rglob("*")))
+
+
+def test_what_a_run_committed_before_its_process_died_is_of_that_run(tmp_path: Path, small_archive: Path) -> None:
+    nights = Nights(tmp_path, small_archive / "case-0" / "s1.tif")
+    slide = nights.archive / POISON
+    manifest, spec = read_manifest(nights.archive), ExtractSpec.parse(SETTINGS)
+    first = extract(manifest, spec, nights.store, Again())
+    assert (first.counts()["computed"], first.changed) == (1, [])
+    shutil.copy(small_archive / "case-1" / "s2.tif", slide)
+    second = extract(manifest, spec, nights.store, Again())
+    assert (second.counts()["computed"], second.changed) == (1, [POISON])
+    assert extract(manifest, spec, nights.store, Again()).counts()["computed"] == 0
