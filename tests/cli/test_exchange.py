@@ -35,7 +35,7 @@ def test_from_store_to_trident_to_a_trained_model_and_a_report(
     assert code == 0, err
     assert "6 written" in out
     code, out, _ = call(capsys, *export, "--json")
-    assert json.loads(out)["counts"] == {"written": 0, "unchanged": 6, "empty": 0, "failed": 0}
+    assert json.loads(out)["counts"] == {"written": 0, "unchanged": 6, "empty": 0, "failed": 0, "rejected": 0}
     code, out, err = call(capsys, "import", "--from", "trident", "--source", job, "--store", two)
     assert code == 0, err
     assert "6 committed, 0 empty, 0 failed" in out

@@ -112,6 +112,7 @@ def test_with_consent_it_is_asked(
     assert "No Prefect server answers at http://0.0.0.0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_profile_of_another_machine_is_refused_too(other: socket.socket, tmp_path: Path) -> None:
     address = f"http://0.0.0.0:{other.getsockname()[1]}/api"
     (tmp_path / "profiles.toml").write_text(f'active = "far"\n[profiles.far]\nPREFECT_API_URL = "{address}"\n')

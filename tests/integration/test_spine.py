@@ -20,8 +20,11 @@ from conftest import bits, pathotune, start  # type: ignore[import-not-found]
 
 EXTRACT = ("extract", "--tile-px", 128, "--json")
 FAILPOINTS = (
-    "tissue.committed", "tiles.committed", "features.batch:2", "features.chunk", "store.staged:2", "store.placed:3",
-    "store.committed:3", "store.staged:6", "store.placed:8",
+    "features.batch:2", "features.chunk", "store.placed:3", "store.committed:3",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("tissue.committed", "tiles.committed", "store.staged:2", "store.staged:6", "store.placed:8")
+    ),
 )  # fmt: skip
 
 
@@ -97,7 +100,7 @@ def test_a_replaced_file_under_the_same_name_is_computed(small_archive: Path, tm
     assert bits(store) != before
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_bits_do_not_depend_on_the_executor_or_the_number_of_workers(
     small_archive: Path, tmp_path: Path, reference: dict[str, str], workers: int
 ) -> None:

@@ -100,6 +100,7 @@ def test_the_definition_installs_what_the_wheelhouse_holds() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_a_wheelhouse_is_made_and_installed_from_without_an_index(tmp_path: Path) -> None:
     """Of this package alone, as a test must not need the internet; every file that it comes with is there."""
     if find_spec("setuptools") is None or find_spec("pip") is None:
@@ -152,6 +153,7 @@ def test_a_wheelhouse_for_a_python_without_constraints_is_refused(tmp_path: Path
     assert not (tmp_path / "house").exists()
 
 
+@pytest.mark.slow
 def test_the_tasks_of_an_array_complete_an_archive_together(small_archive: Path, tmp_path: Path) -> None:
     """Two tasks at once, without a server of any kind; then one of them again, after the end of its time."""
     store = tmp_path / "store"
