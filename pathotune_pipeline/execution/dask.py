@@ -30,6 +30,8 @@ SETTLE_S = 1.0
 """After a death suspects wait so long: a worker that is dying too would be taken for free, and its death for theirs."""
 POLL_S = 1.0
 """How often workers are counted while nothing happens."""
+UNSEEN_S = 10.0
+"""Where workers were not counted for so long, as there was nothing to do, it begins anew how long there was none."""
 UNFIT = 70
 """Exit status of a worker process whose device has failed."""
 SCALE_S = 10.0
@@ -104,7 +106,7 @@ class DaskExecutor:
         self._workers: dict[str, Worker] = {}
         self._maps: list[Map] = []
         self._suspects: deque[Item] = deque()
-        self._counted_s = self._scaled_s = self._lost_s = -math.inf
+        self._counted_s = self._seen_s = self._scaled_s = self._lost_s = -math.inf
         self._manned_s = self._told_s = time.monotonic()
         self._gone: WorkerLostError | None = None
         self._closed = False
@@ -217,7 +219,9 @@ class DaskExecutor:
             return
         now = time.monotonic()
         if now - self._counted_s >= POLL_S:
-            self._counted_s = now
+            if now - self._seen_s > UNSEEN_S:
+                self._manned_s = self._told_s = now  # nobody looked meanwhile; what was then is not known
+            self._counted_s = self._seen_s = now
             self._count()
         if self._staffing.most and now - self._scaled_s >= SCALE_S:
             self._scaled_s = now

@@ -195,6 +195,19 @@ def test_where_no_worker_can_be_had_a_run_ends(
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_moment_without_workers_after_a_long_rest_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are looked at during work alone: as if the last look had been an hour ago."""
+    monkeypatch.setattr(dask, "SCALE_S", 1.0)
+    with create_executor(ExecutionSpec(executor="local", workers=1)) as executor:
+        assert [result.value for result in executor.map(square, [10])] == [100]
+        for name in ("_manned_s", "_seen_s", "_counted_s"):
+            setattr(executor, name, getattr(executor, name) - 3600.0)
+        cluster = executor._cluster  # type: ignore[attr-defined]
+        cluster.sync(cluster.workers[0].close)
+        assert [result.value for result in executor.map(square, [11])] == [121]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_several_maps_share_the_workers(local: Executor) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: list(local.map(square, range(10, 20))), range(4)))

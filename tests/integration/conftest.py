@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,11 +37,15 @@ def bits(store: Path) -> dict[str, str]:
     return found
 
 
+UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
+"""Name of a file whose writer was stopped or killed before it took its own name; nobody reads it."""
+
+
 def canonical(store: Path) -> dict[str, str]:
     """All that a store says of slides, by file: every byte of the data, every record, without the times they were made."""
     found = {}
     for path in sorted((*(store / "data.zarr").rglob("*"), *(store / "commits").rglob("*"))):
-        if path.is_file():
+        if path.is_file() and not UNFINISHED.fullmatch(path.name):
             data = path.read_bytes()
             if path.suffix == ".json":
                 facts = json.loads(data)

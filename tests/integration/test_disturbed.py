@@ -83,6 +83,7 @@ def test_a_run_stopped_past_its_lease_is_taken_over_and_does_no_harm_when_it_wak
     assert told["counts"]["committed"] == 3
     assert canonical(store) == undisturbed
     assert not list((store / "staging").rglob("zarr.json"))
+    assert not list(store.rglob(".*.tmp")), "awake, it finishes or deletes what it had begun to write"
 
 
 def test_a_slide_cut_short_during_the_run_is_not_committed(
