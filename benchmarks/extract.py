@@ -29,6 +29,7 @@ import torch
 import zarr
 from timing import in_turns, median_ratio, row
 
+from pathotune_pipeline.archive.identity import content_hash
 from pathotune_pipeline.archive.manifest import Manifest, read_manifest
 from pathotune_pipeline.encoders.card import EncoderCard, EncoderSpec
 from pathotune_pipeline.encoders.create import ENCODERS, create_encoder
@@ -343,6 +344,7 @@ class Bench:
             beside,
             "CPU-s",
             beside_own_reading_and_encoding=statistics.median(within[1:]),
+            sha256_of_the_file=statistics.median(cpu_in_turns({"hash": lambda: content_hash(path)}, 3)["hash"]),
         )
 
     def memory(self) -> None:

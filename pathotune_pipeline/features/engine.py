@@ -1,12 +1,13 @@
 """The engine of a worker process: one for each device, fed by every slide that the process has in hand.
 
-Readers fill a bounded ring of preallocated uint8 batches; encoders empty it; a writer takes the rows. A batch may hold
+Readers fill a bounded ring of preallocated uint8 batches; encoders empty it; their rows are handed on. A batch may hold
 tiles of several slides. It goes to the device when it is full, or when the device would have nothing to do and no tile
 is left to be read; while another slide is still being prepared, it is held back for as long as a batch takes to encode,
 since waiting longer would cost more than the padding saves.
 
 On a CPU there are as many encoders as readers, each with one intra-operation thread, so that features do not depend on
-how many there are; on a GPU one thread owns the device.
+how many there are, and each hands its rows on by itself; on a GPU one thread owns the device, and another waits for the
+rows that come back.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import torch
 
 from pathotune_pipeline.engine.device import one_cpu_thread_here
 from pathotune_pipeline.failpoints import failpoint
-from pathotune_pipeline.features.resident import CudaLane, Finish, HostLane
+from pathotune_pipeline.features.resident import CudaLane, Encoded, Finish, HostLane
 from pathotune_pipeline.features.ring import Batch, Lane, Ring, Span, Work
 from pathotune_pipeline.features.stream import Part
 from pathotune_pipeline.slides.slide import Slide
 from pathotune_pipeline.tiles.read import read_tiles
 
-MOST_TILES_A_CLAIM = 32
+LEAST_TILES_A_CLAIM, MOST_TILES_A_CLAIM = 8, 32
 """Tiles that a reader takes at once: enough that taking them costs nothing, few enough that readers stay close together."""
 SMOOTHING = 0.2
 """Weight of the newest batch in the mean time of a batch."""
@@ -56,7 +57,8 @@ class Engine:
         self._lanes: dict[tuple[int, ...], Lane] = {}
         self._ready: deque[tuple[Lane, Batch]] = deque()
         self._launched: queue.Queue[tuple[Lane, Batch, Finish] | None] = queue.Queue(maxsize=2)
-        self._threads: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []  # readers and encoders
+        self._writer: threading.Thread | None = None
         self._readers = 0
         self._idle_s = 0.0  # encoders waited so long while slides were being prepared
         self._closed = False
@@ -108,11 +110,11 @@ class Engine:
         with self._lock:
             self._closed = True
             self._wake()
-        for thread in self._threads[1:]:
+        for thread in self._threads:
             thread.join()
-        self._launched.put(None)
-        for thread in self._threads[:1]:
-            thread.join()
+        if self._writer is not None:
+            self._launched.put(None)
+            self._writer.join()
 
     @property
     def broken(self) -> bool:
@@ -148,22 +150,21 @@ class Engine:
 
     def _grow(self, threads: int) -> None:
         """Have so many readers and encoders, if there are not as many yet."""
-        if not self._threads:
-            self._start(self._write, "writer")
-            if not self._here:
-                self._start(self._encode, "encoder")
+        if self._writer is None and not self._here:
+            self._writer = self._started(self._write, "writer")
+            self._threads.append(self._started(self._encode, "encoder"))
         for _ in range(self._readers, threads):
-            self._start(self._read, "reader")
+            self._threads.append(self._started(self._read, "reader"))
             if self._here:
-                self._start(self._encode, "encoder")
+                self._threads.append(self._started(self._encode, "encoder"))
             self._readers += 1
         for ring in self._rings.values():
             ring.most = max(ring.most, self._base())
 
-    def _start(self, work: object, name: str) -> None:
+    def _started(self, work: object, name: str) -> threading.Thread:
         thread = threading.Thread(target=self._guard, args=(work,), name=f"engine-{name}", daemon=True)
-        self._threads.append(thread)
         thread.start()
+        return thread
 
     def _guard(self, work: object) -> None:
         try:
@@ -176,9 +177,9 @@ class Engine:
 
     def _base(self) -> int:
         """Batches under way in a ring, besides those that lanes hold open."""
-        # On a CPU each encoder has one, readers may finish one each, and one or two are at the writer's. On a GPU some
-        # are launched, one is filled beside them, and two are ready.
-        return 2 * self._readers + 2 if self._here else 7
+        # On a CPU each encoder has one, readers may finish one each, and one is filled. On a GPU some are launched, one
+        # is filled beside them, and two are ready.
+        return 2 * self._readers + 1 if self._here else 7
 
     def _lane(self, part: Part) -> Lane:
         residents = tuple(sink.resident for sink in part.sinks)
@@ -260,8 +261,7 @@ class Engine:
             batch = lane.open
             if batch is None:
                 continue
-            share = max(1, len(batch.pixels) // self._readers)  # one batch at a time: it stays in the cache
-            span = Span(part, part.claimed, batch.claimed, min(share, MOST_TILES_A_CLAIM, part.left, batch.room))
+            span = Span(part, part.claimed, batch.claimed, min(self._share(batch), part.left, batch.room))
             part.claimed += span.count
             part.pending += span.count
             batch.claimed += span.count
@@ -270,6 +270,11 @@ class Engine:
                 lane.open = None
             return work, lane, batch, span
         return None
+
+    def _share(self, batch: Batch) -> int:
+        """Tiles that a reader claims at once: on a GPU all readers fill one batch, that it is full the sooner."""
+        size = len(batch.pixels)
+        return min(MOST_TILES_A_CLAIM, size if self._here else max(LEAST_TILES_A_CLAIM, size // self._readers))
 
     # --- encoders --------------------------------------------------------------------------------------------------
 
@@ -283,7 +288,11 @@ class Engine:
             if found is None:
                 return
             lane, batch = found
-            self._launched.put((lane, batch, way.launch(batch.pixels, lane.residents)))
+            finish = way.launch(batch.pixels, lane.residents)
+            if self._here:
+                self._hand_on(lane, batch, finish())
+            else:
+                self._launched.put((lane, batch, finish))
 
     def _wait_for_batch(self, way: HostLane | CudaLane) -> tuple[Lane, Batch] | None:
         while not self._closed:
@@ -324,36 +333,42 @@ class Engine:
             self._ready.append((lane, batch))
         return soonest
 
-    # --- the writer ------------------------------------------------------------------------------------------------
+    # --- rows ------------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
         while (item := self._launched.get()) is not None:
             lane, batch, finish = item
-            encoded = finish()
+            self._hand_on(lane, batch, finish())
+
+    def _hand_on(self, lane: Lane, batch: Batch, encoded: Sequence[Encoded]) -> None:
+        """Give each sink its rows, and the batch back to its ring."""
+        for span in batch.spans:
+            rows = slice(span.first_row, span.first_row + span.count)
+            valid = span.part.valid[span.first_tile : span.first_tile + span.count]
+            for sink, made in zip(span.part.sinks, encoded, strict=True):
+                if made.rows is None:
+                    sink.error = sink.error or made.error
+                elif span.part.error is None:
+                    sink.take(span.first_tile, made.rows[rows], valid)
+        failpoint("features.batch")
+        took = sum(made.seconds for made in encoded)
+        with self._lock:
+            lane.patience_s += (took - lane.patience_s) * (SMOOTHING if lane.patience_s else 1.0)
+            for made in encoded:
+                if made.idle_s and self._works:
+                    self._note_idle(made.idle_s)
             for span in batch.spans:
-                rows = slice(span.first_row, span.first_row + span.count)
-                valid = span.part.valid[span.first_tile : span.first_tile + span.count]
+                span.part.pending -= span.count
                 for sink, made in zip(span.part.sinks, encoded, strict=True):
                     sink.encode_s += made.seconds * span.count / batch.claimed
-                    if made.rows is None:
-                        sink.error = sink.error or made.error
-                    elif span.part.error is None:
-                        sink.take(span.first_tile, made.rows[rows], valid)
-            failpoint("features.batch")
-            took = sum(made.seconds for made in encoded)
-            with self._lock:
-                lane.patience_s += (took - lane.patience_s) * (SMOOTHING if lane.patience_s else 1.0)
-                for made in encoded:
-                    if made.idle_s and self._works:
-                        self._note_idle(made.idle_s)
-                for span in batch.spans:
-                    span.part.pending -= span.count
-                ended = any(span.part.done for span in batch.spans)
-                lane.ring.give(batch)
-                self._to_read.notify()
+            last = any(not span.part.left for span in batch.spans)
+            ended = any(span.part.done for span in batch.spans)
+            lane.ring.give(batch)
+            self._to_read.notify()
+            if last:  # a sink that takes no more leaves less to be read: a batch may be held back for nothing
                 self._to_encode.notify()
-                if ended:
-                    self._to_end.notify_all()
+            if ended:
+                self._to_end.notify_all()
 
 
 @contextlib.contextmanager

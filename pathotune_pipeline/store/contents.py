@@ -6,14 +6,13 @@ import re
 from dataclasses import dataclass, field
 
 from pathotune_pipeline.store import layout
-from pathotune_pipeline.store.files import parse_json
+from pathotune_pipeline.store.files import UNFINISHED, parse_json
 from pathotune_pipeline.store.layout import SetName
 from pathotune_pipeline.store.leases import all_leases
 from pathotune_pipeline.store.ledger import ledger_faults
 from pathotune_pipeline.store.owner import is_gone
 from pathotune_pipeline.store.store import CommitRecord, FeatureStore, record_name
 
-_TEMPORARY = re.compile(r"^\..*\.[0-9a-f]{32}\.tmp$")
 _NEEDED = ("slide_id", "fingerprint", "group", "checksums", "committed_ns")
 
 
@@ -137,4 +136,4 @@ def _read_slide(store: FeatureStore, slide: str, contents: Contents) -> None:
 
 def _note_temporary(folder: str, names: list[str], contents: Contents) -> None:
     prefix = f"{folder}/" if folder else ""
-    contents.temporary += [f"{prefix}{name}" for name in sorted(names) if _TEMPORARY.match(name)]
+    contents.temporary += [f"{prefix}{name}" for name in sorted(names) if UNFINISHED.fullmatch(name)]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
+
+UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
+"""Name of a file that is being written; where it stays, its writer died. Nobody reads it."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -31,6 +35,10 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(here))
 
 
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # as UNFINISHED has it
+
+
 def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
     with path.open("xb") as file:
         file.write(data)
@@ -41,7 +49,7 @@ def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file whole, over an older one; not durable: without waiting for the disk."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _beside(path)
     try:
         _write_new(temporary, data, durable=durable)
         temporary.replace(path)
@@ -62,7 +70,7 @@ def create_file(path: Path, data: bytes, *, durable: bool = True) -> bool:
     Returns:
         Whether this call made it; False where it was there already.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _beside(path)
     try:
         _write_new(temporary, data, durable=durable)
         try:
@@ -89,7 +97,7 @@ def _create_exclusive(path: Path, data: bytes, *, durable: bool) -> bool:
 
 def delete_file_if(path: Path, data: bytes) -> bool:
     """Delete a file that still holds these bytes. Returns whether it went."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    aside = _beside(path)
     try:
         path.rename(aside)
     except FileNotFoundError:

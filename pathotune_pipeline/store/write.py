@@ -23,8 +23,9 @@ from pathotune_pipeline.failpoints import failpoint
 from pathotune_pipeline.store import layout
 from pathotune_pipeline.store.files import parse_json, to_json
 from pathotune_pipeline.store.place import Place
+from pathotune_pipeline.store.read_back import read_back
 from pathotune_pipeline.store.unwritable import OF_WRITING, unwritable
-from pathotune_pipeline.store.whole_array import DOTTED_KEYS, write_whole
+from pathotune_pipeline.store.whole_array import DOTTED_KEYS, write_group, write_whole
 
 
 class StagedGroup:
@@ -51,8 +52,6 @@ class StagedGroup:
         self._folder = f"{staging}/{uuid.uuid4().hex}" if place.renames else f"{layout.DATA}/{self.group}"
         self._made = False
         self._expected: dict[str, str] = {}
-        with place.writing():
-            self._group = zarr.open_group(place.zarr(self._folder), mode="w", zarr_format=3)
 
     def __enter__(self) -> Self:
         return self
@@ -74,14 +73,15 @@ class StagedGroup:
     def create(self, name: str, *, shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...]) -> zarr.Array:
         """An uncompressed array to be filled by whole chunks."""
         with self._place.writing():
-            return self._group.create_array(
-                name,
+            return zarr.create_array(
+                self._place.zarr(f"{self._folder}/{name}"),
                 shape=shape,
                 dtype=dtype,
                 chunks=chunks,
                 compressors=None,
                 fill_value=0,
                 chunk_key_encoding=DOTTED_KEYS,
+                zarr_format=3,
             )
 
     def expect(self, name: str, digest: str) -> None:
@@ -102,10 +102,8 @@ class StagedGroup:
             CorruptDataError: what was read back is not what was written.
             StoreUnwritableError: the store is full, read-only or forbidden. Nothing was committed.
         """
+        write_group(self._place, self._folder, {**attributes, "group": self.group, "checksums": self._expected})
         self._verify()
-        with self._place.writing():
-            # `attrs.update` would write the metadata once for each key.
-            self._group.update_attributes({**attributes, "group": self.group, "checksums": self._expected})
         failpoint("store.staged")
         checksums = self._place_group() if self._place.renames else self._expected
         failpoint("store.placed")
@@ -121,11 +119,15 @@ class StagedGroup:
         return isinstance(record, dict) and record.get("group") == self.group
 
     def _verify(self) -> None:
-        found = group_checksums(self._place.zarr(self._folder))
-        if found != self._expected:
+        try:
+            found = read_back(self._place, self._folder)
             wrong = sorted(name for name in {*found, *self._expected} if found.get(name) != self._expected.get(name))
+            problem = f"array {wrong[0]!r} differs" if wrong else ""
+        except CorruptDataError as error:
+            problem = str(error)
+        if problem:
             raise CorruptDataError(
-                f"Array {wrong[0]!r} read back from staging differs from what was written. "
+                f"What was read back from staging is not what was written ({problem}). "
                 "Check the disk's health and free space, then run again: nothing was committed."
             )
 
@@ -166,7 +168,7 @@ def array_checksum(array: zarr.Array) -> str:
 
 def group_checksums(folder: Any) -> dict[str, str]:
     """Checksum of each array in a group."""
-    group = zarr.open_group(folder, mode="r")
+    group = zarr.open_group(folder, mode="r", zarr_format=3, use_consolidated=False)
     return {name: array_checksum(array) for name, array in sorted(group.arrays())}
 
 

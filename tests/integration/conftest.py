@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from pathotune_pipeline.store import open_store
+from pathotune_pipeline.store.files import UNFINISHED
 
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore"}
 
@@ -35,10 +35,6 @@ def bits(store: Path) -> dict[str, str]:
             for array, digest in record.facts["checksums"].items():
                 found[f"{slide}/{name}/{array}"] = digest
     return found
-
-
-UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
-"""Name of a file whose writer was stopped or killed before it took its own name; nobody reads it."""
 
 
 def canonical(store: Path) -> dict[str, str]:
