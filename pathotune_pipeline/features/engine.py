@@ -113,7 +113,7 @@ class Engine:
         for thread in self._threads:
             thread.join()
         if self._writer is not None:
-            self._launched.put(None)
+            self._to_writer(self._writer, None)
             self._writer.join()
 
     @property
@@ -289,10 +289,10 @@ class Engine:
                 return
             lane, batch = found
             finish = way.launch(batch.pixels, lane.residents)
-            if self._here:
+            if self._writer is None:
                 self._hand_on(lane, batch, finish())
             else:
-                self._launched.put((lane, batch, finish))
+                self._to_writer(self._writer, (lane, batch, finish))
 
     def _wait_for_batch(self, way: HostLane | CudaLane) -> tuple[Lane, Batch] | None:
         while not self._closed:
@@ -334,6 +334,12 @@ class Engine:
         return soonest
 
     # --- rows ------------------------------------------------------------------------------------------------------
+
+    def _to_writer(self, writer: threading.Thread, item: tuple[Lane, Batch, Finish] | None) -> None:
+        while writer.is_alive():  # one that has come to grief takes nothing any more
+            with contextlib.suppress(queue.Full):
+                self._launched.put(item, timeout=1.0)
+                return
 
     def _write(self) -> None:
         while (item := self._launched.get()) is not None:

@@ -22,7 +22,7 @@ from pathotune_pipeline.encoders.encoder import Encoder
 from pathotune_pipeline.errors import DeviceLostError, EncoderMemoryError
 from pathotune_pipeline.features import engines
 from pathotune_pipeline.features.engine import Engine
-from pathotune_pipeline.features.resident import Resident
+from pathotune_pipeline.features.resident import HostLane, Resident
 from pathotune_pipeline.features.ring import Ring
 
 CPU = torch.device("cpu")
@@ -364,3 +364,28 @@ def test_on_a_gpu_rows_agree_with_the_cpu_and_pixels_are_not_overwritten_under_w
     for slide, (part, (array,), _) in zip(slides, parts, strict=True):
         assert part.error is part.sinks[0].error is None
         np.testing.assert_allclose(array[:], slide.expected(part.grid), rtol=1e-3)
+
+
+def test_where_the_writer_comes_to_grief_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, one thread launches and another takes rows; here both on the host."""
+
+    module = Mean()
+
+    def grief(name: str) -> None:
+        wait_until(lambda: len(module.batches) == 4)  # one is taken, two wait, and the fourth finds no room
+        raise ZeroDivisionError(name)
+
+    monkeypatch.setattr("pathotune_pipeline.features.engine.failpoint", grief)
+    monkeypatch.setattr("pathotune_pipeline.features.engine.CudaLane", lambda _: HostLane())
+    monkeypatch.setattr(
+        "pathotune_pipeline.features.engine.Ring", lambda shape, most, pinned: Ring(shape, most, pinned=not pinned)
+    )
+    slide = ColourSlide(across=40, down=10)
+    part, _, _ = part_of(tmp_path, slide.grid(), [resident(module, batch=16)])
+    engine = Engine(torch.device("cuda"))
+    with pytest.raises(RuntimeError, match=r"broke down .*ZeroDivisionError"):
+        engine.encode(slide, [part], threads=2)
+    closing = threading.Thread(target=engine.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive()
