@@ -12,6 +12,7 @@ import argparse
 import gc
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -94,13 +95,22 @@ def main() -> None:
         with create_executor(execution, gpus=False) as executor:
             warm = Manifest(listed.items[:few], ())
             simulate(Path(folder) / "warm", warm, executor)
-            first = simulate(Path(folder) / "few", warm, executor)
-            row(BENCH, f"{few} slides, {arguments.workers} workers", 1e3 * first[1] / few, "ms a slide")
-            result, seconds, grown = simulate(Path(folder) / "store", listed, executor)
+
+            def small(when: str) -> list[float]:
+                """Seconds of some runs over few slides: a single one is over too soon to be told from noise."""
+                return [simulate(Path(folder) / f"few{when}{number}", warm, executor)[1] for number in range(5)]
+
+            before = small("before")
+            times: list[float] = []
+            result, seconds, grown = simulate(Path(folder) / "store", listed, executor, times)
             check(result, Path(folder) / "store", count, arguments.deadly)
-            ratio = (first[1] / few) / (seconds / count)
+            each = statistics.median(before + small("after")) / few
+            row(BENCH, f"{few} slides, {arguments.workers} workers", 1e3 * each, "ms a slide")
+            ratio = each / (seconds / count)
             case = f"{count} slides, {arguments.workers} workers"
-            row(BENCH, case, 1e3 * seconds / count, "ms a slide", {f"at {few}": ratio})
+            tenths = np.diff([0.0, *times[count // 10 - 1 :: count // 10]]) * 1e4 / count
+            first_and_last = {"first_tenth": float(tenths[0]), "last_tenth": float(tenths[-1])}
+            row(BENCH, case, 1e3 * seconds / count, "ms a slide", {f"at {few}": ratio}, **first_and_last)
             row(BENCH, f"{case}: growth of the scheduler's process after the first tenth", grown / 1e6, "MB")
             if not arguments.deadly:
                 again, seconds, _ = simulate(Path(folder) / "store", listed, executor)
@@ -121,12 +131,23 @@ def manifest(folder: Path, count: int, *, first: int, deadly: int) -> Manifest:
     return Manifest(tuple(items), ())
 
 
-def simulate(store: Path, listed: Manifest, executor: Any) -> tuple[ExtractResult, float, int]:
-    """Extract; the result, wall seconds, and by how many bytes this process grew after the first tenth."""
+def simulate(
+    store: Path, listed: Manifest, executor: Any, times: list[float] | None = None
+) -> tuple[ExtractResult, float, int]:
+    """Extract; the result, wall seconds, and by how many bytes this process grew after the first tenth.
+
+    Args:
+        store: where to.
+        listed: the slides.
+        executor: what does the work.
+        times: takes the seconds after which each outcome was there.
+    """
     process, seen = psutil.Process(), []
 
     def on_outcome(_: Outcome) -> None:
         seen.append(process.memory_info().rss)
+        if times is not None:
+            times.append(time.perf_counter() - began)
 
     gc.collect()
     began = time.perf_counter()
