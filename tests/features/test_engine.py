@@ -64,11 +64,13 @@ def test_batches_hold_tiles_of_several_slides_and_each_row_goes_to_its_own(tmp_p
             pool.submit(engine.encode, slide, [part], threads=1)
             for slide, (part, _, _) in zip(slides, parts, strict=True)
         ]
-        wait_until(lambda: sum(part.claimed for part, _, _ in parts) >= 4 * 16)  # what the ring holds
+        # What the ring holds besides the first batch, which goes off short where the first slide came long before.
+        wait_until(lambda: sum(part.claimed for part, _, _ in parts) >= 3 * 16)
         module.go.set()
         for each in done:
             each.result()
     for slide, (part, (array,), (writer,)) in zip(slides, parts, strict=True):
+        assert part.error is part.sinks[0].error is None
         np.testing.assert_array_equal(array[:], slide.expected(part.grid))
         writer.digest()
     assert set(module.batches) == {16}
