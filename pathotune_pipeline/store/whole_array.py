@@ -1,7 +1,7 @@
 """A small array as Zarr v3 has it, in one chunk, written as two files; and the group that it lies in.
 
 What `zarr.Group.create_array` does takes a dozen steps through its event loop; of a slide with a few hundred tiles, that
-was a third of what the slide cost. What is written is what Zarr writes; a test compares them byte for byte.
+was a third of what the slide cost. What is written is what Zarr writes: tests compare chunks byte for byte, and metadata as JSON.
 """
 
 from __future__ import annotations
