@@ -80,14 +80,29 @@ def note(item: str) -> str:
     return item
 
 
-def die_alone(item: str) -> str:
-    """The one that is deadly dies; the test moves the clock when it sees that."""
-    Path(item).touch()
-    if "deadly" in item:
+def begin(item: str) -> str:
+    """One that is deadly dies when another has begun; all others end only when it has."""
+    path, deadly = Path(item), Path(item).parent / "deadly"
+    with path.open("ab") as file:
+        file.write(b".")
+    if path == deadly:
+        while len(list(path.parent.iterdir())) < 2:
+            time.sleep(0.01)
+        (path.parent / "over").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    while not (Path(item).parent / "go").exists():
+    while not (path.parent / "over").exists():
         time.sleep(0.01)
     return item
+
+
+class OverOnce(Deadline):
+    """A deadline that comes with a file."""
+
+    def __init__(self, path: Path) -> None:
+        object.__setattr__(self, "path", path)
+
+    def over(self) -> bool:
+        return self.path.exists()  # type: ignore[attr-defined, no-any-return]
 
 
 def test_serial_begins_nothing_after_it(tmp_path: Path) -> None:
@@ -102,21 +117,21 @@ def test_serial_begins_nothing_after_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_dask_begins_nothing_after_it_and_gives_no_second_try(tmp_path: Path) -> None:
-    kind = clock()
+@pytest.mark.parametrize("in_hand", [1, 2])
+def test_dask_begins_nothing_after_it_and_gives_no_second_try(tmp_path: Path, in_hand: int) -> None:
+    over = tmp_path / "over"
     names = ["deadly", *(f"{number:03d}" for number in range(40))]
-    with create_executor(ExecutionSpec(executor="local", workers=2)) as executor:
-        executor.until = kind()  # type: ignore[misc]
-        results = executor.map(die_alone, [str(tmp_path / name) for name in names])
-        (tmp_path / "go").touch()
-        told = [next(results)]
-        kind.passed = True
-        told += list(results)
-        begun = {path.name for path in tmp_path.iterdir()} - {"go"}
-        assert begun - {"deadly"} == {Path(result.value).name for result in told}
-        assert len(told) < 20
-        assert (tmp_path / "deadly").exists()
+    with create_executor(ExecutionSpec(executor="local", workers=2, slides_at_once=in_hand)) as executor:
+        executor.until = OverOnce(over)  # type: ignore[misc]
+        results = list(executor.map(begin, [str(tmp_path / name) for name in names]))
+        assert [result.error for result in results] == [None] * len(results), "the deadly one was not blamed"
+        told = {Path(result.value).name for result in results}
+        begun = {path.name: path.stat().st_size for path in tmp_path.iterdir() if path != over}
+        assert max(begun.values()) == 1, "nothing had a second try"
+        assert set(begun) <= set(names[: 2 * in_hand]), "only what was in hand before it"
+        assert told <= set(begun) - {"deadly"}
+        assert len(set(begun) - told) <= in_hand, "what began has a result, but what died with the deadly one"
         assert list(executor.map(note, [str(tmp_path / "late")])) == []
         assert not (tmp_path / "late").exists()
-        kind.passed = False
+        over.unlink()
         assert [result.value for result in executor.map(note, [str(tmp_path / "next")])], "it still works"
