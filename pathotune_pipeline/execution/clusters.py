@@ -28,11 +28,10 @@ LOST_S = 300.0
 MOST_LOCAL_WORKERS = 8
 
 WORKER_ENVIRONMENT = {
-    # The nanny's defaults serve dataframes. Threads are set where the work is; trimming on every free is dear.
+    # Threads are set where the work is; what memory is kept, `features.process` says in every worker.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
 }
 _QUIET_SCHEDULER = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 """No page, and for what Dask serves all the same a free port of this machine: two runs never meet on Dask's own."""

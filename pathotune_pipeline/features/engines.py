@@ -8,6 +8,7 @@ import threading
 import torch
 
 from pathotune_pipeline.features.engine import Engine
+from pathotune_pipeline.features.process import set_up_process
 
 _engines: dict[str, Engine] = {}
 _engines_lock = threading.Lock()
@@ -30,6 +31,7 @@ def forget_closed_engines() -> None:
 
 def engine_of(device: torch.device) -> Engine:
     """This process's engine for a device."""
+    set_up_process()
     name = str(device)
     with _engines_lock:
         if name not in _engines or _engines[name].broken:
