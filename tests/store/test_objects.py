@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ SET = SetName("features", "toy-256px-0.5mpp", "0123456789ab")
 SPEC = ExtractSpec.parse({"tiles": {"tile_px": 128}})
 
 
+def one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """S3 takes a conditional write as one step. The local server's threads look first and write then."""
+    turn = threading.Lock()
+
+    def answer(*request: Any) -> list[bytes]:
+        with turn:
+            return list(app(*request))
+
+    return answer
+
+
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket of a local S3 server, whose address and keys stand in the environment."""
@@ -36,6 +48,7 @@ def bucket() -> Iterator[str]:
         "127.0.0.1", 0, verbose=False
     )
     server.start()
+    server._server.app = one_at_a_time(server._server.app)
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "y"), ("DEFAULT_REGION", "us-east-1")):
