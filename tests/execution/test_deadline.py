@@ -127,6 +127,7 @@ def test_dask_begins_nothing_after_it_and_gives_no_second_try(tmp_path: Path, in
         assert [result.error for result in results] == [None] * len(results), "the deadly one was not blamed"
         told = {Path(result.value).name for result in results}
         begun = {path.name: path.stat().st_size for path in tmp_path.iterdir() if path != over}
+        assert begun["deadly"] == 1
         assert max(begun.values()) == 1, "nothing had a second try"
         assert set(begun) <= set(names[: 2 * in_hand]), "only what was in hand before it"
         assert told <= set(begun) - {"deadly"}

@@ -20,12 +20,12 @@ from pathotune_pipeline.features.process import set_up_process
 
 def images(count):
     for _ in range(count):
-        np.ones(1 << 21, np.uint8)
+        np.ones(1 << 20, np.uint8)  # less than a huge page
 
 def work():
     images(3)
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-    images(50)
+    images(200)
     print(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
 
 if sys.argv[1] == "set up":
